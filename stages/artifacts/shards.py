@@ -1,0 +1,160 @@
+"""Sharded artifacts: each shard is written once, by whoever holds its lock, and never changed.
+
+A shard is one data file and a sidecar `<data file stem>.json`, which is renamed into place last:
+a shard is done when its sidecar is there. Sidecars hold what the finished artifact's index is
+merged from (rows, failures), so whoever finds all shards done can write the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.artifacts import atomic
+from stages.artifacts.locks import HeldLock, locked, try_lock
+from stages.artifacts.store import Artifact, Draft
+from stages.core.errors import UsageError
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class ShardSelection:
+    """The part of the shards that this run may build: number `index` of `count`, from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> ShardSelection:
+        """Read `i/n`."""
+        first, _, second = text.partition("/")
+        try:
+            chosen = cls(int(first), int(second))
+        except ValueError:
+            raise UsageError(
+                f"--shard {text!r} is not of the form i/n", "for example 0/4"
+            ) from None
+        if not 0 <= chosen.index < chosen.count:
+            raise UsageError(f"--shard {text}: i runs from 0 to n-1", "for example 0/4")
+        return chosen
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every shard is selected."""
+        return self.count == 1
+
+    def __contains__(self, shard: int) -> bool:
+        return shard % self.count == self.index
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A shard that this process alone may build now."""
+
+    shard: int
+    lock: HeldLock
+
+
+class ShardedDraft:
+    """A draft made of `num_shards` shards named `<stem>-00000<suffix>`.
+
+    Args:
+        draft: Where to write.
+        num_shards: Number of shards; part of the config's consequences, never of the workers'.
+        stem: Start of the shards' file names.
+        suffix: File suffix of the data files, such as `.h5`.
+        selection: Which shards this run may build.
+    """
+
+    def __init__(
+        self, draft: Draft, num_shards: int, stem: str, suffix: str, selection: ShardSelection
+    ) -> None:
+        self.draft = draft
+        self.num_shards = num_shards
+        self.stem = stem
+        self.suffix = suffix
+        self.selection = selection
+
+    def data_path(self, shard: int) -> Path:
+        """The data file of a shard."""
+        return self.draft.path / f"{self.stem}-{shard:05d}{self.suffix}"
+
+    def sidecar_path(self, shard: int) -> Path:
+        """The sidecar of a shard."""
+        return self.draft.path / f"{self.stem}-{shard:05d}.json"
+
+    def is_done(self, shard: int) -> bool:
+        """Whether a shard is finished."""
+        return self.sidecar_path(shard).exists() and self.data_path(shard).exists()
+
+    def num_done(self) -> int:
+        """How many shards are finished."""
+        return sum(self.is_done(shard) for shard in range(self.num_shards))
+
+    def claims(self) -> Iterator[Claim]:
+        """Claim, one after the other, the selected shards that nobody has done or is doing.
+
+        Never waits: shards in other hands are left for a later pass (`run_passes`), because a
+        process that waited here with claimed shards in its pipeline could wait for one that waits
+        for it.
+        """
+        for shard in range(self.num_shards):
+            if shard not in self.selection or self.is_done(shard):
+                continue
+            lock = try_lock(self.draft.lock_path(f"shard-{shard:05d}"))
+            if lock is None:
+                continue
+            if self.is_done(shard):
+                lock.release()
+                continue
+            yield Claim(shard, lock)
+
+    def commit(self, claim: Claim, data: bytes | memoryview, record: Mapping[str, Any]) -> None:
+        """Write a claimed shard and its sidecar, and give the claim back."""
+        path = self.data_path(claim.shard)
+        atomic.write_bytes(path, data)
+        sidecar = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), **record}
+        atomic.write_json(self.sidecar_path(claim.shard), sidecar)
+        claim.lock.release()
+
+    def record(self, shard: int) -> dict[str, Any]:
+        """The sidecar of a finished shard."""
+        text = self.sidecar_path(shard).read_text(encoding="utf-8")
+        return dict(json.loads(text))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Every sidecar, in shard order."""
+        return (self.record(shard) for shard in range(self.num_shards))
+
+    def run_passes(self, run_pass: Callable[[Iterator[Claim]], int]) -> None:
+        """Call `run_pass` with claims until every selected shard is done by somebody.
+
+        Args:
+            run_pass: Builds and commits the claimed shards; returns how many.
+        """
+        selected = [shard for shard in range(self.num_shards) if shard in self.selection]
+        while not all(self.is_done(shard) for shard in selected):
+            if run_pass(self.claims()) == 0:
+                time.sleep(POLL_SECONDS)
+
+    def finish_if_complete(self, finish: Callable[[], Artifact]) -> Artifact | None:
+        """Write the manifest if all shards are done and nobody has; None while some are missing."""
+        with locked(self.draft.lock_path()):
+            done = self.draft.workspace.existing(self.draft.request)
+            if done is not None:
+                return done
+            if self.num_done() < self.num_shards:
+                return None
+            return finish()
+
+
+def split_into_shards(num_items: int, per_shard: int) -> list[range]:
+    """Consecutive item ranges; at least one shard, so that an empty input is still an artifact."""
+    starts = range(0, max(num_items, 1), per_shard)
+    return [range(start, min(start + per_shard, num_items)) for start in starts]

@@ -1,0 +1,506 @@
+"""The workspace: finished artifacts, drafts on the way to becoming one, and how they are named.
+
+An artifact is a directory `<workspace>/<kind>/<label>-<fingerprint>/` whose `manifest.json` is
+written last; without it the directory is a draft and no reader opens it. The fingerprint is the
+sha256 of kind, format version, config and the content of the inputs, so equal requests meet in one
+directory and changed ones stand beside each other. Contract: docs/artifacts.md.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from stages.artifacts import atomic
+from stages.artifacts.locks import is_locked, locked
+from stages.core.errors import (
+    ArtifactVersionError,
+    DataError,
+    MissingInput,
+    UsageError,
+    VerificationError,
+)
+
+MANIFEST = "manifest.json"
+
+FORMAT_VERSIONS = {
+    "questions": 1,
+    "frames": 1,
+    "features": 1,
+    "weights": 1,
+    "predictions": 1,
+    "report": 1,
+}
+"""The format that this version writes and reads, per kind."""
+
+REBUILD_COMMANDS = {
+    "questions": "vqa prepare",
+    "frames": "vqa extract-frames",
+    "features": "vqa extract-features",
+    "weights": "vqa train-teacher or vqa distill",
+    "predictions": "vqa eval",
+    "report": "vqa report",
+}
+"""Which command writes each kind, for messages."""
+
+VERSIONED_PACKAGES = (
+    "vqa-toolkit", "torch", "transformers", "numpy", "h5py", "pyarrow", "av", "decord"
+)  # fmt: skip
+
+LABEL_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact, opened for reading.
+
+    Attributes:
+        path: Its directory.
+        manifest: The parsed `manifest.json`.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """Kind of artifact, such as `features`."""
+        return str(self.manifest["kind"])
+
+    @property
+    def id(self) -> str:
+        """Directory name: label and shortened fingerprint."""
+        return self.path.name
+
+    @property
+    def label(self) -> str:
+        """The readable part of the id, or the name given with `--name`."""
+        return str(self.manifest["label"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Full fingerprint."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration that made it."""
+        return dict(self.manifest["config"])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Items: total, done, failed."""
+        return dict(self.manifest["counts"])
+
+    @cached_property
+    def content(self) -> str:
+        """Digest of the fingerprint and of every data file; what dependants are keyed on."""
+        files = {
+            name: entry["sha256"]
+            for name, entry in self.manifest["files"].items()
+            if not entry.get("log")
+        }
+        return atomic.sha256_json({"fingerprint": self.fingerprint, "files": files})
+
+    def input_ids(self) -> list[str]:
+        """Ids of the artifacts that this one was made from."""
+        return [str(item["id"]) for item in self.manifest["inputs"]]
+
+    def as_json(self) -> dict[str, Any]:
+        """The `artifact` object of the command line's JSON."""
+        return {
+            "kind": self.kind,
+            "id": self.id,
+            "path": str(self.path),
+            "format_version": self.manifest["format_version"],
+            "fingerprint": self.fingerprint,
+            "finished": True,
+        }
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one artifact is to be: everything that its fingerprint covers, and its label.
+
+    Attributes:
+        kind: Kind of artifact.
+        label: Readable start of the directory name; not in the fingerprint.
+        config: Resolved configuration as plain JSON.
+        inputs: Role to finished artifact.
+    """
+
+    kind: str
+    label: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 of kind, format version, config and inputs' content."""
+        return atomic.sha256_json(
+            {
+                "kind": self.kind,
+                "format_version": FORMAT_VERSIONS[self.kind],
+                "config": dict(self.config),
+                "inputs": {role: item.content for role, item in self.inputs.items()},
+            }
+        )
+
+    @property
+    def id(self) -> str:
+        """Directory name."""
+        return f"{self.label}-{self.fingerprint[:12]}"
+
+    def input_records(self) -> list[dict[str, str]]:
+        """What the manifest keeps of each input."""
+        return [
+            {
+                "role": role,
+                "kind": item.kind,
+                "id": item.id,
+                "fingerprint": item.fingerprint,
+                "content": item.content,
+            }
+            for role, item in sorted(self.inputs.items())
+        ]
+
+
+class Draft:
+    """An artifact being written; `finish` turns it into one.
+
+    Several processes may hold the same draft: shards are guarded by their own locks and
+    `finish` by the draft's.
+    """
+
+    def __init__(self, workspace: Workspace, request: Request) -> None:
+        self.workspace = workspace
+        self.request = request
+        self.path = workspace.root / request.kind / request.id
+        self.started = time.monotonic()
+
+    def lock_path(self, name: str = "artifact") -> Path:
+        """Where the lock called `name` of this draft lives."""
+        return self.workspace.lock_path(self.request.kind, self.request.id, name)
+
+    def discard(self) -> None:
+        """Delete whatever is there, manifest first so that no reader sees a partial artifact."""
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        if self.path.exists():
+            atomic.fsync_directory(self.path)
+            shutil.rmtree(self.path)
+
+    def finish(
+        self,
+        counts: Mapping[str, int],
+        *,
+        rows: Mapping[str, int] | None = None,
+        logs: frozenset[str] = frozenset(),
+        extra: Mapping[str, Any] | None = None,
+        host: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """Checksum every file, write the manifest, and return the finished artifact.
+
+        Call it under the draft's lock.
+
+        Args:
+            counts: Items total, done, failed.
+            rows: Rows per file, where that means something.
+            logs: Files whose bytes may differ between two equal runs (timings).
+            extra: Further deterministic facts for the manifest, such as metrics.
+            host: Facts of this machine and run that are allowed to differ.
+        """
+        atomic.remove_temporaries(self.path)
+        files = {}
+        for file in sorted(item for item in self.path.rglob("*") if item.is_file()):
+            name = file.relative_to(self.path).as_posix()
+            entry: dict[str, Any] = {
+                "size": file.stat().st_size,
+                "sha256": atomic.sha256_file(file),
+                "rows": (rows or {}).get(name),
+            }
+            files[name] = entry | ({"log": True} if name in logs else {})
+        manifest = {
+            "kind": self.request.kind,
+            "format_version": FORMAT_VERSIONS[self.request.kind],
+            "label": self.request.label,
+            "fingerprint": self.request.fingerprint,
+            "config": dict(self.request.config),
+            "seed": self.request.config.get("seed"),
+            "inputs": self.request.input_records(),
+            "files": files,
+            "counts": dict(counts),
+            "versions": library_versions(),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": round(time.monotonic() - self.started, 3),
+            "host": {"machine": platform.machine(), "system": platform.system(), **(host or {})},
+            **(extra or {}),
+        }
+        atomic.write_json(self.path / MANIFEST, manifest)
+        return Artifact(self.path, manifest)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One directory of the workspace: a finished artifact, a draft, or one that cannot be read."""
+
+    path: Path
+    kind: str
+    artifact: Artifact | None
+    problem: str
+    running: bool
+
+    @property
+    def state(self) -> str:
+        """`finished`, `running`, `unfinished` or `unreadable`."""
+        if self.artifact is not None:
+            return "finished"
+        if self.running:
+            return "running"
+        return "unreadable" if self.problem else "unfinished"
+
+
+class Workspace:
+    """A directory that holds artifacts of every kind."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def lock_path(self, kind: str, artifact_id: str, name: str) -> Path:
+        """Path of a lock file; see `locks`."""
+        return self.root / ".locks" / kind / f"{artifact_id}.{name}.lock"
+
+    def open(self, path: Path) -> Artifact:
+        """Open the finished artifact in directory `path`.
+
+        Raises:
+            MissingInput: There is no manifest, so the artifact is not finished.
+            ArtifactVersionError: Written by an older or newer format.
+        """
+        return open_artifact(path)
+
+    def existing(self, request: Request) -> Artifact | None:
+        """The finished artifact of `request`, if there is one, under whatever label."""
+        for path in sorted((self.root / request.kind).glob(f"*-{request.fingerprint[:12]}")):
+            if (path / MANIFEST).exists():
+                artifact = open_artifact(path)
+                if artifact.fingerprint == request.fingerprint:
+                    return artifact
+        return None
+
+    def draft(self, request: Request, *, force: bool = False) -> Draft:
+        """A draft for `request`, continuing what an earlier run left.
+
+        With `force` whatever exists for the same fingerprint is deleted first.
+        """
+        if not request.label or not set(request.label) <= LABEL_CHARACTERS:
+            raise UsageError(
+                f"not usable as a name: {request.label!r}",
+                "use letters, digits, '.', '_' and '-'",
+            )
+        draft = Draft(self, request)
+        atomic.make_directory(draft.path.parent)
+        if force:
+            with locked(draft.lock_path()):
+                draft.discard()
+        atomic.make_directory(draft.path)
+        return draft
+
+    @contextmanager
+    def exclusive(
+        self, request: Request, *, force: bool = False
+    ) -> Iterator[tuple[Draft, Artifact | None]]:
+        """Hold the draft's lock for a stage that is not sharded.
+
+        Yields the draft and, if somebody finished the same request meanwhile, the artifact.
+        """
+        draft = self.draft(request, force=force)
+        with locked(draft.lock_path()):
+            atomic.make_directory(draft.path)
+            done = None if force else self.existing(request)
+            if done is None:
+                atomic.remove_temporaries(draft.path)
+            yield draft, done
+
+    def listings(self, kind: str | None = None) -> list[Listing]:
+        """Every artifact directory, kinds in pipeline order, oldest first."""
+        found = []
+        for name in FORMAT_VERSIONS if kind is None else [kind]:
+            folder = self.root / name
+            if folder.is_dir():
+                found += [self._listing(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+        return found
+
+    def _listing(self, path: Path) -> Listing:
+        kind = path.parent.name
+        running = any(
+            is_locked(lock) for lock in (self.root / ".locks" / kind).glob(f"{path.name}.*.lock")
+        )
+        if not (path / MANIFEST).exists():
+            return Listing(path, kind, None, "", running)
+        try:
+            return Listing(path, kind, open_artifact(path), "", running)
+        except DataError as error:
+            return Listing(path, kind, None, error.message, running)
+
+    def finished(self, kind: str) -> list[Artifact]:
+        """Finished, readable artifacts of a kind, newest last."""
+        items = [item.artifact for item in self.listings(kind) if item.artifact is not None]
+        return sorted(items, key=lambda item: (item.manifest["created"], item.id))
+
+    def by_reference(self, kind: str, reference: str) -> Artifact:
+        """The artifact that a user named by id, label, id prefix or path.
+
+        Raises:
+            MissingInput: Nothing of that name.
+            UsageError: Several.
+        """
+        if (Path(reference) / MANIFEST).exists():
+            return open_artifact(Path(reference))
+        matches = [
+            item
+            for item in self.finished(kind)
+            if item.id == reference or item.label == reference or item.id.startswith(reference)
+        ]
+        if len(matches) == 1:
+            return matches[0]
+        if not matches:
+            raise MissingInput(
+                f"no finished {kind} artifact called {reference!r} in {self.root}",
+                f"vqa artifacts ls --workspace {self.root}",
+            )
+        raise UsageError(
+            f"several {kind} artifacts fit {reference!r}: {', '.join(i.id for i in matches)}",
+            "name one of them in full",
+        )
+
+    def choose(
+        self,
+        kind: str,
+        fits: Callable[[Artifact], bool],
+        *,
+        described: str,
+        option: str,
+        command: str,
+        reference: str | None = None,
+    ) -> Artifact:
+        """The one finished artifact that a stage needs.
+
+        The newest that fits; several with different configs are a question for the user.
+
+        Args:
+            kind: Kind of artifact.
+            fits: Whether an artifact suits benchmark, split, backbone and role.
+            described: What was looked for, for messages.
+            option: The option that settles an ambiguity, such as `--weights`.
+            command: The command that makes one.
+            reference: The user's own choice, if given.
+        """
+        if reference is not None:
+            chosen = self.by_reference(kind, reference)
+            if not fits(chosen):
+                raise UsageError(
+                    f"{chosen.id} does not fit: {described} is needed",
+                    "vqa artifacts show " + chosen.id,
+                )
+            return chosen
+        fitting = [item for item in self.finished(kind) if fits(item)]
+        if not fitting:
+            raise MissingInput(f"no {described} in workspace {self.root}", command)
+        if len({atomic.sha256_json(item.config) for item in fitting}) > 1:
+            names = "\n  ".join(item.id for item in fitting)
+            raise UsageError(
+                f"several {kind} artifacts fit ({described}):\n  {names}",
+                f"say which with {option} ID",
+            )
+        return fitting[-1]
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Open a finished artifact by its directory; see `Workspace.open`."""
+    kind = path.parent.name
+    command = REBUILD_COMMANDS.get(kind, "the command that makes it")
+    manifest_path = path / MANIFEST
+    if not manifest_path.exists():
+        raise MissingInput(
+            f"not a finished artifact (no {MANIFEST}): {path}", f"run {command} again"
+        )
+    try:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        kind, version = manifest["kind"], int(manifest["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{manifest_path} is not a manifest ({type(error).__name__}: {error})",
+            "vqa artifacts verify --repair",
+        ) from None
+    if kind not in FORMAT_VERSIONS:
+        raise ArtifactVersionError(
+            f"{path} is of a kind unknown to this version: {kind!r}", "update vqa"
+        )
+    _check_version(path, kind, version)
+    return Artifact(path, manifest)
+
+
+def _check_version(path: Path, kind: str, version: int) -> None:
+    current = FORMAT_VERSIONS[kind]
+    if version < current:
+        raise ArtifactVersionError(
+            f"{path} has {kind} format {version}; this version reads {current}",
+            f"rebuild it: {REBUILD_COMMANDS[kind]} (the old one is left as it is)",
+        )
+    if version > current:
+        raise ArtifactVersionError(
+            f"{path} has {kind} format {version}, newer than this version reads ({current})",
+            "update vqa",
+        )
+
+
+def verify_files(artifact: Artifact) -> list[str]:
+    """What is wrong with an artifact's files: one line each, empty if all is well."""
+    problems = []
+    for name, entry in artifact.manifest["files"].items():
+        file = artifact.path / name
+        if not file.is_file():
+            problems.append(f"{name}: missing")
+        elif file.stat().st_size != entry["size"]:
+            problems.append(f"{name}: {file.stat().st_size} bytes instead of {entry['size']}")
+        elif atomic.sha256_file(file) != entry["sha256"]:
+            problems.append(f"{name}: checksum differs")
+    return problems
+
+
+def require_verified(artifact: Artifact) -> None:
+    """Raise `VerificationError` naming each bad file."""
+    problems = verify_files(artifact)
+    if problems:
+        raise VerificationError(
+            f"{artifact.path}: {'; '.join(problems)}", "vqa artifacts verify --repair"
+        )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what can influence bytes, without importing any of it."""
+    versions = {"python": platform.python_version()}
+    for name in (
+        "vqa-toolkit",
+        "torch",
+        "transformers",
+        "numpy",
+        "h5py",
+        "pyarrow",
+        "av",
+        "decord",
+    ):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
