@@ -18,39 +18,9 @@ from typing import Any
 from stages.artifacts import atomic
 from stages.artifacts.locks import HeldLock, locked, try_lock
 from stages.artifacts.store import Artifact, Draft
-from stages.core.errors import UsageError
+from stages.core.runtime import ShardSelection
 
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class ShardSelection:
-    """The part of the shards that this run may build: number `index` of `count`, from 0."""
-
-    index: int = 0
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> ShardSelection:
-        """Read `i/n`."""
-        first, _, second = text.partition("/")
-        try:
-            chosen = cls(int(first), int(second))
-        except ValueError:
-            raise UsageError(
-                f"--shard {text!r} is not of the form i/n", "for example 0/4"
-            ) from None
-        if not 0 <= chosen.index < chosen.count:
-            raise UsageError(f"--shard {text}: i runs from 0 to n-1", "for example 0/4")
-        return chosen
-
-    @property
-    def is_all(self) -> bool:
-        """Whether every shard is selected."""
-        return self.count == 1
-
-    def __contains__(self, shard: int) -> bool:
-        return shard % self.count == self.index
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,9 @@ class BenchmarkManifest(Config):
     """Headline metrics, the published one first."""
     macro_types: tuple[str, ...] = ()
     """Types whose unweighted mean is `accuracy_macro`."""
-    groups: dict[str, tuple[str, ...]] = {}
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Named sets of types that are reported pooled."""
-    aliases: dict[str, str] = {}
+    aliases: dict[str, str] = Field(default_factory=dict)
     """Other names of splits."""
     splits: dict[str, Split] = Field(min_length=1)
     types: TypeRule = TypeRule()
@@ -137,7 +137,9 @@ class BenchmarkManifest(Config):
 def _check_template(template: str, allowed: set[str], field: str) -> None:
     names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     if not names or not names <= allowed:
-        raise ValueError(f"{field} {template!r} must use {sorted(allowed)}, it uses {sorted(names)}")
+        raise ValueError(
+            f"{field} {template!r} must use {sorted(allowed)}, it uses {sorted(names)}"
+        )
 
 
 def _check_types(manifest: BenchmarkManifest) -> None:
@@ -164,7 +166,9 @@ def load_manifest(name: str) -> BenchmarkManifest:
     """
     known = benchmark_names()
     if name not in known:
-        raise UsageError(f"unknown benchmark {name!r}; known: {', '.join(known)}", _near(name, known))
+        raise UsageError(
+            f"unknown benchmark {name!r}; known: {', '.join(known)}", _near(name, known)
+        )
     text = (resources.files("data_manifests") / f"{name}.toml").read_text(encoding="utf-8")
     return parse_manifest(text, f"data_manifests/{name}.toml")
 
@@ -194,5 +198,7 @@ def split_name(manifest: BenchmarkManifest, split: str) -> str:
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word.lower().replace("_", "-"), list(known), n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(
+        word.lower().replace("_", "-"), list(known), n=1, cutoff=0.6
+    )
     return f"did you mean {matches[0]}?" if matches else "vqa benchmarks lists them"

@@ -10,6 +10,7 @@
     +-- MachineError (OSError)          5   disk full, memory, no such device
     +-- MissingExtra (ImportError)      5   an optional package and the pip command
     +-- VerificationError (RuntimeError)6   bytes on disk are not what the manifest says
+    +-- DivergenceError (ArithmeticError) 3 a loss is not finite: step and question ids
 
 A message says what and where; `hint` says what to do next. Errors stay picklable because worker
 processes raise them across process borders.
@@ -90,6 +91,12 @@ class VerificationError(VqaError, RuntimeError):
     """Bytes on disk differ from the manifest's checksums."""
 
     exit_code = 6
+
+
+class DivergenceError(VqaError, ArithmeticError):
+    """Training met a loss or gradient that is not finite; names the step and the questions."""
+
+    exit_code = 3
 
 
 def read_text_or_explain(path: Path, what: str, hint: str = "") -> str:

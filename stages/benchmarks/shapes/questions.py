@@ -70,7 +70,10 @@ TEMPLATES = (
         "Feasibility",
         named="color",
         asked="place",
-        wordings=("On which side can the {} object be reached?", "Where could one grab the {} object?"),
+        wordings=(
+            "On which side can the {} object be reached?",
+            "Where could one grab the {} object?",
+        ),
         hard_wordings=("On which side can the object {when} the {} one be reached?",),
     ),
 )

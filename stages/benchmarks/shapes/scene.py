@@ -89,16 +89,20 @@ def _outline(shape: str, angle: float) -> list[tuple[float, float]]:
         half = [(-arm, -1.0), (arm, -1.0), (arm, -arm), (1.0, -arm), (1.0, arm), (arm, arm)]
         corners = half + [(-x, -y) for x, y in half]
     else:
-        points, offset = {"square": (4, math.pi / 4), "triangle": (3, 0.0), "star": (10, 0.0)}[shape]
-        radii = (1.0, 0.42) if shape == "star" else (1.15, 1.15)
+        points, offset = {"square": (4, math.pi / 4), "triangle": (3, 0.0), "star": (10, 0.0)}[
+            shape
+        ]
+        radii = (1.2, 0.5) if shape == "star" else (1.15, 1.15)
         turns = [offset + 2 * math.pi * i / points - math.pi / 2 for i in range(points)]
-        corners = [(radii[i % 2] * math.cos(t), radii[i % 2] * math.sin(t)) for i, t in enumerate(turns)]
+        corners = [
+            (radii[i % 2] * math.cos(t), radii[i % 2] * math.sin(t)) for i, t in enumerate(turns)
+        ]
     cos, sin = math.cos(angle), math.sin(angle)
     return [(x * cos - y * sin, x * sin + y * cos) for x, y in corners]
 
 
 def object_mask(look: Look) -> Mask:
-    """Coverage 0..1 of the object on a square patch around its centre, [2r+5, 2r+5], antialiased."""
+    """Coverage 0..1 of the object on a square patch around its centre, antialiased."""
     half = math.ceil(look.radius * 1.2) + 2
     side = (2 * half + 1) * _SUPERSAMPLING
     image = Image.new("L", (side, side), 0)

@@ -16,7 +16,7 @@ from stages.benchmarks.shapes.scene import COLORS, PLACES, SHAPES, Look, draw_lo
 FPS = 8
 NUM_PARTS = 32
 """Moments are measured in 32nds of the video, the paper's number of frames."""
-MOMENT_PARTS = (2.6, 4.0)
+MOMENT_PARTS = (2.6, 3.7)
 _NUM_MOMENTS = (3, 4)
 _SECONDS = (8.0, 30.0)
 
@@ -53,9 +53,7 @@ def video_rng(seed: int, split: str, index: int, purpose: str) -> np.random.Gene
     return np.random.default_rng(int.from_bytes(hashlib.sha256(words).digest()[:16], "big"))
 
 
-def _place_moments(
-    rng: np.random.Generator, num_frames: int, count: int
-) -> list[tuple[int, int]]:
+def _place_moments(rng: np.random.Generator, num_frames: int, count: int) -> list[tuple[int, int]]:
     """First and last frame of `count` moments that do not touch."""
     lengths = rng.uniform(*MOMENT_PARTS, size=count) * num_frames / NUM_PARTS
     gap = num_frames / NUM_PARTS

@@ -1,0 +1,204 @@
+"""Text in and out of a BLIP-2 family backbone: tokenizers, prompts as ids, the answer's tokens.
+
+Reads the folder's `tokenizer.json` (T5) and `qformer_tokenizer/tokenizer.json`. Lengths and sides
+are those of specs/vlap.md 1.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from stages.core.errors import DataError, MissingInput
+from stages.models.backbones.folder import BackboneFolder
+from stages.models.losses import IGNORED
+
+LETTERS = "ABCDE"
+OPTION_WORD = "Option"
+MAX_TEXT_TOKENS = 128
+MAX_TARGET_TOKENS = 256
+FLAN_T5_VOCABULARIES = (32_100, 32_128)
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """One prompt per row, as ids for both readers; 1 in a mask is text, 0 is padding (right)."""
+
+    qformer_ids: Tensor
+    qformer_mask: Tensor
+    t5_ids: Tensor
+    t5_mask: Tensor
+
+    def __len__(self) -> int:
+        return self.t5_ids.shape[0]
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        """The same batch on `device`."""
+        return TextBatch(
+            self.qformer_ids.to(device),
+            self.qformer_mask.to(device),
+            self.t5_ids.to(device),
+            self.t5_mask.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """Ids that answers are read from, taken from the tokenizer; never constants of one model."""
+
+    option: int
+    letters: tuple[int, ...]
+    yes: int
+    no: int
+    eos: int
+    pad: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for the backbone's config in manifests."""
+        return asdict(self)
+
+
+FLAN_T5_LETTERS = (71, 272, 205, 309, 262)
+FLAN_T5_YES, FLAN_T5_NO = 4273, 150
+
+
+class BackboneText:
+    """Both tokenizers of a folder and the rules by which prompts become ids."""
+
+    def __init__(
+        self,
+        t5: PreTrainedTokenizerFast,
+        qformer: PreTrainedTokenizerFast | None,
+        *,
+        vocabulary: int,
+        max_tokens: int = MAX_TEXT_TOKENS,
+    ) -> None:
+        self.t5 = t5
+        self.qformer = qformer
+        self.max_tokens = max_tokens
+        self.answer_tokens = read_answer_tokens(t5, vocabulary)
+
+    @classmethod
+    def load(cls, folder: BackboneFolder) -> BackboneText:
+        """Tokenizers of `folder`; the Q-Former's only where the layout has one (InstructBLIP)."""
+        text = folder.config.get("text_config", {})
+        # Defaults are T5's, which transformers leaves out of a saved config.
+        pad, eos = text.get("pad_token_id", 0), text.get("eos_token_id", 1)
+        t5 = load_tokenizer(folder.path, pad=pad, eos=eos)
+        qformer = None
+        if folder.config.get("model_type") == "instructblip":
+            qformer_pad = folder.config.get("qformer_config", {}).get("pad_token_id", 0)
+            qformer = load_tokenizer(folder.path / "qformer_tokenizer", pad=qformer_pad)
+        return cls(t5, qformer, vocabulary=text.get("vocab_size", 32_128))
+
+    def encode(self, prompts: Sequence[str], *, training: bool) -> TextBatch:
+        """Prompts as ids: cut on the left to 128 tokens (which keeps the options).
+
+        T5's side is cut only in training; the reference leaves it whole in evaluation.
+        """
+        if self.qformer is None:
+            raise DataError("this backbone's Q-Former reads no text")
+        qformer = _encode(self.qformer, prompts, self.max_tokens, side="left")
+        t5 = _encode(self.t5, prompts, self.max_tokens if training else None, side="left")
+        return TextBatch(*qformer, *t5)
+
+    def encode_targets(self, targets: Sequence[str]) -> Tensor:
+        """Answers with `</s>` as labels [B, L]; padding is -100."""
+        ids, mask = _encode(self.t5, targets, MAX_TARGET_TOKENS, side="right")
+        return ids.masked_fill(mask == 0, IGNORED)
+
+    def plain_ids(self, text: str) -> list[int]:
+        """T5 ids of `text` without special tokens."""
+        return list(self.t5(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Generated ids [B, L] as text without special tokens."""
+        return [self.t5.decode(row, skip_special_tokens=True).strip() for row in ids.tolist()]
+
+
+def load_tokenizer(folder: Path, *, pad: int, eos: int | None = None) -> PreTrainedTokenizerFast:
+    """A tokenizer exactly as its `tokenizer.json` says.
+
+    transformers' T5 tokenizer classes rebuild the pre-tokenizer and lose a trailing space piece;
+    the plain fast class keeps it.
+
+    Raises:
+        DataError: the file is damaged, or `pad` / `eos` are not in its vocabulary.
+    """
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        raise MissingInput(
+            f"tokenizer not found: {file}",
+            "vqa reads fast tokenizers; save it with `AutoTokenizer...save_pretrained(folder)`",
+        )
+    try:
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
+    except Exception as error:  # the Rust library raises bare Exception for any damage
+        raise DataError(f"{file} cannot be read as a tokenizer: {error}") from None
+    names = {"pad_token": pad} | ({"eos_token": eos} if eos is not None else {})
+    for role, index in names.items():
+        piece = tokenizer.convert_ids_to_tokens(index)
+        if piece is None:
+            raise DataError(f"{file}: {role} id {index} of config.json is not in the vocabulary")
+        setattr(tokenizer, role, piece)
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def read_answer_tokens(t5: PreTrainedTokenizerFast, vocabulary: int) -> AnswerTokens:
+    """Read the ids of `Option`, the letters, yes and no; check them for Flan-T5.
+
+    Raises:
+        DataError: `Option A` is not one piece and one letter, or a Flan-T5 vocabulary has other
+            ids than the published ones.
+    """
+
+    def pieces(text: str) -> list[int]:
+        return list(t5(text, add_special_tokens=False)["input_ids"])
+
+    pairs = {letter: pieces(f"{OPTION_WORD} {letter}") for letter in LETTERS}
+    first = {pair[0] for pair in pairs.values() if pair}
+    if any(len(pair) != 2 for pair in pairs.values()) or len(first) != 1:
+        raise DataError(
+            f"the tokenizer does not read 'Option X' as two pieces: {pairs}",
+            "letter answers are read at the second position, so both must be single pieces",
+        )
+    yes, no = pieces("yes"), pieces("no")
+    if len(yes) != 1 or len(no) != 1:
+        raise DataError(f"the tokenizer does not read yes and no as one piece each: {yes}, {no}")
+    letters = tuple(pair[1] for pair in pairs.values())
+    tokens = AnswerTokens(first.pop(), letters, yes[0], no[0], t5.eos_token_id, t5.pad_token_id)
+    if vocabulary in FLAN_T5_VOCABULARIES:
+        _assert_flan_t5(tokens)
+    return tokens
+
+
+def _assert_flan_t5(tokens: AnswerTokens) -> None:
+    published = (FLAN_T5_LETTERS, FLAN_T5_YES, FLAN_T5_NO, 1, 0)
+    found = (tokens.letters, tokens.yes, tokens.no, tokens.eos, tokens.pad)
+    if found != published:
+        raise DataError(
+            f"a Flan-T5 vocabulary must have letters, yes, no, </s>, pad = {published}, "
+            f"this tokenizer has {found}",
+            "the tokenizer in the folder does not belong to these weights",
+        )
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], limit: int | None, *, side: str
+) -> tuple[Tensor, Tensor]:
+    tokenizer.truncation_side = side
+    encoded = tokenizer(
+        list(texts),
+        padding="longest",
+        truncation=limit is not None,
+        max_length=limit,
+        return_tensors="pt",
+    )
+    return encoded["input_ids"], encoded["attention_mask"]

@@ -1,0 +1,39 @@
+"""Losses of VLAP as functions of tensors (specs/vlap.md 1.3, 3.1, 3.3).
+
+Axes: B batch, L label tokens, V vocabulary, M and R tokens, D channels.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+
+
+def target_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of -log p(label) over all label tokens of the batch; labels of -100 do not count.
+
+    Args:
+        logits: [B, L, V]; the softmax is taken in float32.
+        labels: int [B, L].
+    """
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+def distillation_mse(decoded: Tensor, target: Tensor) -> Tensor:
+    """Mean of (target - decoded)^2 over all elements of [B, R, D]."""
+    return F.mse_loss(decoded.float(), target.float())
+
+
+def token_mean_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error of the mean tokens: student [B, M, D], teacher [B, R, D]."""
+    return F.mse_loss(student.float().mean(dim=1), teacher.float().mean(dim=1))
+
+
+def label_log_probabilities(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed log p of each row's labels and their number: ([B], [B])."""
+    per_token = -F.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+    )
+    return per_token.sum(dim=1), (labels != IGNORED).sum(dim=1)

@@ -1,0 +1,203 @@
+"""Names of weights in the published ViLA/LAVIS checkpoints and here (specs/vlap.md 7.1-7.2).
+
+Pure functions from dict to dict. Three namings meet:
+
+| reference (LAVIS) | Hugging Face folder | `vqa` weights |
+|---|---|---|
+| `visual_encoder.blocks.{i}...` | `vision_model.encoder.layers.{i}...` | not in weights (frozen) |
+| `ln_vision.*` | `vision_model.post_layernorm.*` | `ln_vision.*` |
+| `Qformer.bert.*` | `qformer.*` | `qformer.*` |
+| `t5_proj.*`, `t5_model.*` | `language_projection.*`, `language_model.*` | the same |
+| `Qformer_T`, `t5_proj_T` | - | `teacher.qformer`, `teacher.language_projection` |
+| `query_tokens_T` | - | `teacher.query_tokens` |
+| `fs.conv_pool/ln/conv_gs` | - | `frame_prompter.fc1/norm/fc2` |
+| `dist_fc_bn.0/1` | - | `distill_decoder.fc/norm` |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+# (reference prefix, ours, what to do with the rest)
+_PREFIXES = (
+    ("Qformer_T.bert.", "teacher.qformer."),
+    ("Qformer.bert.", "qformer."),
+    ("t5_proj_T.", "teacher.language_projection."),
+    ("t5_proj.", "language_projection."),
+    ("t5_model.base_model.model.", "language_model."),
+    ("t5_model.", "language_model."),
+    ("fs.conv_pool.", "frame_prompter.fc1."),
+    ("fs.ln.", "frame_prompter.norm."),
+    ("fs.conv_gs.", "frame_prompter.fc2."),
+    ("dist_fc_bn.0.", "distill_decoder.fc."),
+    ("dist_fc_bn.1.", "distill_decoder.norm."),
+    ("ln_vision.", "ln_vision."),
+    ("visual_encoder.patch_embed.proj.", "vision_model.embeddings.patch_embedding."),
+    ("visual_encoder.blocks.", "vision_model.encoder.layers."),
+)
+_EXACT = {
+    "query_tokens": "query_tokens",
+    "query_tokens_T": "teacher.query_tokens",
+    "visual_encoder.cls_token": "vision_model.embeddings.class_embedding",
+    "visual_encoder.pos_embed": "vision_model.embeddings.position_embedding",
+}
+_VIT_BLOCK = (
+    (".norm1.", ".layer_norm1."),
+    (".norm2.", ".layer_norm2."),
+    (".attn.qkv.", ".self_attn.qkv."),
+    (".attn.proj.", ".self_attn.projection."),
+)
+_TEACHER_MARK = re.compile(r"^(Qformer|query_tokens|t5_proj)")
+
+
+def ours_from_reference_name(name: str) -> str | None:
+    """Our name of a reference tensor; None for what has no place (position counters).
+
+    ViT q and v biases share one of ours and are merged by `ours_from_reference`.
+
+    Raises:
+        KeyError: the name belongs to no published VLAP checkpoint.
+    """
+    if name.endswith(".position_ids"):
+        return None
+    if name in _EXACT:
+        return _EXACT[name]
+    for reference, ours in _PREFIXES:
+        if name.startswith(reference):
+            return _below(ours, name.removeprefix(reference))
+    raise KeyError(name)
+
+
+def reference_from_ours_name(name: str) -> str:
+    """The reference's name of one of ours; inverse of `ours_from_reference_name`.
+
+    Raises:
+        KeyError: the name is an extension that the reference does not have.
+    """
+    for reference, ours in _EXACT.items():
+        if name == ours:
+            return reference
+    for reference, ours in _PREFIXES:
+        if name.startswith(ours):
+            rest = name.removeprefix(ours)
+            if ours == "language_model." and "lora_" not in rest:
+                reference = "t5_model."
+            return reference + _above(ours, rest)
+    raise KeyError(name)
+
+
+def ours_from_reference(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A reference state dict under our names, and the names that were not understood.
+
+    T5's embedding stands under up to three names; all are kept (they are one tensor there).
+    """
+    ours: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for name, tensor in state.items():
+        if name.endswith((".attn.q_bias", ".attn.v_bias")):
+            continue
+        try:
+            target = ours_from_reference_name(name)
+        except KeyError:
+            unknown.append(name)
+            continue
+        if target is not None:
+            ours[target] = tensor
+    return ours | _merged_vit_biases(state), unknown
+
+
+def reference_from_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict under the reference's names; extensions raise `KeyError`."""
+    reference: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith(".self_attn.qkv.bias"):
+            base = reference_from_ours_name(name.removesuffix("qkv.bias") + "qkv.weight")
+            q_bias, _, v_bias = tensor.chunk(3)
+            reference[base.removesuffix("qkv.weight") + "q_bias"] = q_bias
+            reference[base.removesuffix("qkv.weight") + "v_bias"] = v_bias
+        else:
+            reference[reference_from_ours_name(name)] = tensor
+    return reference
+
+
+def huggingface_name(ours: str) -> str:
+    """Our name -> the name in a Hugging Face InstructBLIP folder."""
+    if ours.startswith("ln_vision."):
+        return "vision_model.post_layernorm." + ours.removeprefix("ln_vision.")
+    return ours
+
+
+def ours_from_huggingface_name(name: str) -> str:
+    """Inverse of `huggingface_name`."""
+    if name.startswith("vision_model.post_layernorm."):
+        return "ln_vision." + name.removeprefix("vision_model.post_layernorm.")
+    return name
+
+
+def assemble_student(
+    start: Mapping[str, Tensor], teacher: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The reference's weight assembly on reference names (specs/vlap.md 3.4).
+
+    The K-frame start unchanged, plus the teacher's Q-Former, queries and projection under names
+    with `_T`. Prompter and decoder are absent and keep their initial values.
+    """
+    assembled = dict(start)
+    for name, tensor in teacher.items():
+        if _TEACHER_MARK.match(name):
+            assembled[teacher_name(name)] = tensor
+    return assembled
+
+
+def teacher_name(name: str) -> str:
+    """Reference name of the teacher's copy: `Qformer.bert...` -> `Qformer_T.bert...`."""
+    return _TEACHER_MARK.sub(r"\1_T", name, count=1)
+
+
+def understood(names: Iterable[str]) -> bool:
+    """Whether every name belongs to a reference checkpoint."""
+    try:
+        for name in names:
+            if not name.endswith((".attn.q_bias", ".attn.v_bias")):
+                ours_from_reference_name(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _below(ours: str, rest: str) -> str:
+    if ours.endswith("qformer."):
+        rest = rest.replace("embeddings.LayerNorm.", "embeddings.layernorm.")
+        rest = rest.replace("attention.self.", "attention.attention.")
+    elif ours.endswith("layers."):
+        for reference, huggingface in _VIT_BLOCK:
+            rest = rest.replace(reference, huggingface)
+    return ours + rest
+
+
+def _above(ours: str, rest: str) -> str:
+    if ours.endswith("qformer."):
+        rest = rest.replace("embeddings.layernorm.", "embeddings.LayerNorm.")
+        rest = rest.replace("attention.attention.", "attention.self.")
+    elif ours.endswith("layers."):
+        for reference, huggingface in _VIT_BLOCK:
+            rest = rest.replace(huggingface, reference)
+    return rest
+
+
+def _merged_vit_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """q and v biases with a zero key bias between them, as the tower stores it."""
+    merged: dict[str, Tensor] = {}
+    for name, q_bias in state.items():
+        if name.endswith(".attn.q_bias"):
+            stem = name.removesuffix("q_bias")
+            target = ours_from_reference_name(stem + "qkv.weight")
+            assert target is not None
+            v_bias = state[stem + "v_bias"]
+            bias = torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
+            merged[target.removesuffix("weight") + "bias"] = bias
+    return merged

@@ -1,0 +1,71 @@
+"""Recipes: TOML files that hold the settings of a run, stage by stage.
+
+[recipe]            title, benchmark, notes, published figures
+[[step]]            the commands of `vqa run`, in order
+[train-teacher]     settings of one command, used with `--recipe` as well
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import ConfigError, UsageError, read_text_or_explain
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A parsed recipe.
+
+    Attributes:
+        name: File stem.
+        values: The whole TOML document.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+
+    def section(self, command: str) -> dict[str, Any]:
+        """Settings of one command; empty if the recipe has none for it."""
+        return dict(self.values.get(command, {}))
+
+    @property
+    def steps(self) -> list[list[str]]:
+        """Command lines of `vqa run`, as argument lists."""
+        return [[str(part) for part in step["command"]] for step in self.values.get("step", [])]
+
+    @property
+    def title(self) -> str:
+        """One line that says what the recipe is for."""
+        return str(self.values.get("recipe", {}).get("title", self.name))
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with `vqa`."""
+    folder = resources.files("stages.recipes")
+    return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(reference: str) -> Recipe:
+    """A shipped recipe by name, or any TOML file by path.
+
+    Raises:
+        UsageError: No such name.
+        ConfigError: Not TOML.
+    """
+    if reference.endswith(".toml"):
+        text = read_text_or_explain(Path(reference), "recipe")
+    elif reference in recipe_names():
+        text = (resources.files("stages.recipes") / f"{reference}.toml").read_text("utf-8")
+    else:
+        raise UsageError(
+            f"no recipe called {reference!r}", f"shipped: {', '.join(recipe_names())}; or a file"
+        )
+    try:
+        return Recipe(Path(reference).stem, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {reference} is not TOML: {error}") from None

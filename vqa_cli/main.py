@@ -1,0 +1,112 @@
+"""The commands of `vqa` in pipeline order, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import typer
+
+from stages.core.errors import MachineError, UsageError, VqaError
+from vqa_cli import (
+    artifacts,
+    benchmarks,
+    demo,
+    distill,
+    evaluate,
+    extract_features,
+    extract_frames,
+    prepare,
+    report,
+    run,
+    score,
+    status,
+    train_teacher,
+)
+from vqa_cli.console import Console
+
+app = typer.Typer(
+    name="vqa",
+    help="Video question answering research: features, teachers, students, keyframes, evaluation.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("demo")(demo.demo)
+app.command("benchmarks")(benchmarks.benchmarks)
+app.command("prepare")(prepare.prepare)
+app.command("extract-frames")(extract_frames.extract_frames)
+app.command("extract-features")(extract_features.extract_features)
+app.command("train-teacher")(train_teacher.train_teacher)
+app.command("distill")(distill.distill)
+app.command("eval")(evaluate.evaluate)
+app.command("score")(score.score)
+app.command("report")(report.report)
+app.command("run")(run.run)
+app.command("status")(status.status)
+app.add_typer(artifacts.app, name="artifacts")
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run `vqa` and leave with the documented exit code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line; returns its exit code.
+
+    Codes: 0 done, 1 failures above the limit, 2 usage, 3 config or data, 4 missing input,
+    5 machine, 6 verification, 130 interrupted.
+    """
+    debug = "--debug" in arguments
+    console = Console(as_json="--json" in arguments, debug=debug)
+    try:
+        outcome = app(arguments, standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except VqaError as error:
+        console.error(error)
+        _show_traceback(debug)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _interrupted(console)
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        return _unexpected(error, console, debug)
+
+
+def _interrupted(console: Console) -> int:
+    error = VqaError("interrupted", "run the same command again: finished shards are kept")
+    error.exit_code = INTERRUPTED
+    console.error(error)
+    return INTERRUPTED
+
+
+def _unexpected(error: Exception, console: Console, debug: bool) -> int:
+    """Errors of the option parser, the machine's own, and bugs of ours."""
+    if hasattr(error, "format_message"):  # the parser's usage errors, whichever click it is from
+        explained: VqaError = UsageError(error.format_message(), "see vqa COMMAND --help")
+    elif type(error).__name__ in ("Abort", "Exit"):
+        code: Any = getattr(error, "exit_code", INTERRUPTED)
+        return int(code)
+    elif isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        explained = MachineError(f"out of memory: {error}", "smaller --set batch_size=...")
+    elif isinstance(error, OSError):
+        explained = MachineError(f"{type(error).__name__}: {error}", "run again with --debug")
+    else:
+        explained = VqaError(
+            f"internal error: {type(error).__name__}: {error}",
+            "this is a bug; run again with --debug and report the traceback",
+        )
+    console.error(explained)
+    _show_traceback(debug)
+    return explained.exit_code
+
+
+def _show_traceback(debug: bool) -> None:
+    if debug:
+        traceback.print_exc(file=sys.stderr)

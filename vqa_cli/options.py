@@ -1,0 +1,131 @@
+"""The options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.artifacts.store import Workspace
+from stages.core.runtime import Runtime, ShardSelection
+from vqa_cli.console import Console
+
+WORKSPACE = "Workspace"
+RUN = "How to run"
+OUTPUT = "Output"
+
+WorkspaceOption = Annotated[
+    Path,
+    typer.Option(
+        "--workspace",
+        "-w",
+        envvar="VQA_WORKSPACE",
+        help="Directory that holds all artifacts.",
+        rich_help_panel=WORKSPACE,
+    ),
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", help="Label of the artifact.", rich_help_panel=WORKSPACE),
+]
+BenchmarkOption = Annotated[
+    str, typer.Option("--benchmark", "-b", help="Name of the benchmark (vqa benchmarks).")
+]
+SplitOption = Annotated[
+    str | None, typer.Option("--split", help="Split; dev means val, test_public means test.")
+]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Backbone name, or a folder in Hugging Face layout."),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random draw.")]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="Recipe name or TOML file with settings.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated."),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUN)
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Decode processes [one per core].", rich_help_panel=RUN),
+]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="Rebuild what is already there.", rich_help_panel=RUN),
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict", help="Stop at the first failed item.", rich_help_panel=RUN),
+]
+MaxFailuresOption = Annotated[
+    float,
+    typer.Option(
+        "--max-failures",
+        min=0.0,
+        max=1.0,
+        help="Share of failed items above which the exit code is 1.",
+        rich_help_panel=RUN,
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="I/N", help="Build only shards i, i+n, ...", rich_help_panel=RUN
+    ),
+]
+DecoderOption = Annotated[
+    str,
+    typer.Option("--decoder", help="auto, decord or pyav.", rich_help_panel=RUN),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the plan, its size and cost; write nothing."),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT),
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress, no notes.", rich_help_panel=OUTPUT),
+]
+DebugOption = Annotated[
+    bool,
+    typer.Option("--debug", help="Show tracebacks and log lines.", rich_help_panel=OUTPUT),
+]
+
+DEFAULT_WORKSPACE = Path("vqa-workspace")
+
+
+def runtime(
+    console: Console,
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    shard: str | None = None,
+    force: bool = False,
+    strict: bool = False,
+    max_failures: float = 0.05,
+    name: str | None = None,
+) -> Runtime:
+    """The `Runtime` of a command's options."""
+    return Runtime(
+        device=device,
+        workers=workers,
+        shards=ShardSelection.parse(shard) if shard else ShardSelection(),
+        force=force,
+        strict=strict,
+        max_failures=max_failures,
+        name=name,
+        progress=console.progress,
+    )
+
+
+def open_workspace(path: Path) -> Workspace:
+    """The workspace at `path`, which need not exist yet."""
+    return Workspace(path)
