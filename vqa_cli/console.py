@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from stages.artifacts.result import StageResult
+from stages.artifacts.store import Artifact
 from stages.core.errors import VqaError
 
 PLAIN_PROGRESS_SECONDS = 30.0
@@ -135,6 +136,83 @@ class Console:
             grid.add_row(*(escape(cell) for cell in row))
         self.data.print(grid)
 
+    def evaluation(self, result: StageResult) -> None:
+        """Metrics of an evaluation."""
+        self.end_progress()
+        if self.as_json:
+            self.json(result.as_json("eval"))
+            return
+        self._stage_lines(result)
+        facts = result.details
+        if not facts.get("metrics"):
+            return
+        counts = f"{facts['n_scored']} scored, {facts['n_failed']} failed"
+        rows = _metric_rows(facts["metrics"])
+        self.table(
+            f"{facts['benchmark']} {facts['split']}, {facts['system']}: {counts}",
+            ["metric", "value"],
+            rows,
+        )
+
+    def demo(self, result: dict[str, Any]) -> None:
+        """The demo's table and where the report is."""
+        columns = ["system", "seed", "frames", "accuracy", "95 % interval", "keyframe recall"]
+        rows = [
+            [
+                row["name"],
+                str(row["seed"]),
+                f"{row['frames']} -> {row['keep']}" if row["frames"] else "-",
+                f"{row['accuracy']:.1f}",
+                "{:.1f} - {:.1f}".format(*row["ci95"]) if row["ci95"] else "-",
+                _number(row["keyframe_recall"]),
+                _number(row["keyframe_precision"]),
+                _number(row["ms_per_video"]),
+            ]
+            for row in result["rows"]
+        ]
+        self.table("", [*columns, "precision", "ms a question"], rows)
+        self.data.print(f"report: {result['report']}", markup=False, soft_wrap=True)
+        self.note(f"{result['seconds']:.0f} s")
+
+    def benchmark(self, manifest: Any, prepared: set[tuple[str, str]]) -> None:
+        """One benchmark in full."""
+        self.data.print(f"{manifest.name}: {manifest.title}", markup=False)
+        self.data.print(f"{manifest.citation}\nlicence: {manifest.licence}", markup=False)
+        for line in manifest.get:
+            self.data.print(f"  {line}", markup=False, soft_wrap=True)
+        rows = [
+            [
+                name,
+                ", ".join(split.roles) or "-",
+                f"{split.questions:,}" if split.questions else "?",
+                f"{split.videos:,}" if split.videos else "?",
+                "yes" if split.labelled else "no",
+                "yes" if (manifest.name, name) in prepared else "-",
+            ]
+            for name, split in manifest.splits.items()
+        ]
+        columns = ["split", "used to", "questions", "videos", "answers", "prepared here"]
+        self.table("", columns, rows)
+
+    def manifest(self, artifact: Artifact) -> None:
+        """The manifest of one artifact."""
+        if self.as_json:
+            self.json(artifact.manifest | {"path": str(artifact.path)})
+            return
+        text = json.dumps(artifact.manifest, indent=2, ensure_ascii=False)
+        self.data.print(str(artifact.path), markup=False, soft_wrap=True)
+        self.data.print(text, markup=False, soft_wrap=True)
+
+    def plans(self, command: str, plans: list[tuple[str, dict[str, Any]]]) -> None:
+        """What `--dry-run` found out, per split."""
+        self.end_progress()
+        if self.as_json:
+            self.json({"command": command, "dry_run": True, "plans": dict(plans)})
+            return
+        names = list(plans[0][1])
+        rows = [[label, *(_amount(name, plan[name]) for name in names)] for label, plan in plans]
+        self.table("", ["plan", *names], rows)
+
     def error(self, error: VqaError) -> None:
         """One error, as JSON on stdout or as two lines on stderr."""
         self.end_progress()
@@ -163,6 +241,32 @@ def _stage_json(command: str, results: list[StageResult]) -> dict[str, Any]:
         "inputs": sorted({name for result in results for name in result.inputs}),
         "seconds": round(sum(result.seconds for result in results), 3),
     }
+
+
+def _metric_rows(metrics: dict[str, Any]) -> list[list[str]]:
+    """Metrics as table rows; groups are indented."""
+    rows = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            rows += [[f"  {part}", f"{number:.2f}"] for part, number in value.items()]
+        elif isinstance(value, list):
+            rows.append([name, " - ".join(f"{number:.2f}" for number in value)])
+        else:
+            rows.append([name, f"{value:.2f}"])
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _amount(name: str, value: float | None) -> str:
+    """A number of a plan for people."""
+    if value is None:
+        return "-"
+    if name in ("bytes", "free"):
+        return f"{value / 1e9:,.2f} GB"
+    return f"{value:,.0f}"
 
 
 def failures_exit_code(results: list[StageResult], max_failures: float) -> int:

@@ -20,7 +20,6 @@ from vqa_cli import (
     prepare,
     report,
     run,
-    score,
     status,
     train_teacher,
 )
@@ -42,7 +41,6 @@ app.command("extract-features")(extract_features.extract_features)
 app.command("train-teacher")(train_teacher.train_teacher)
 app.command("distill")(distill.distill)
 app.command("eval")(evaluate.evaluate)
-app.command("score")(score.score)
 app.command("report")(report.report)
 app.command("run")(run.run)
 app.command("status")(status.status)

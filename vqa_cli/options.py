@@ -39,6 +39,29 @@ BackboneOption = Annotated[
     str | None,
     typer.Option("--backbone", help="Backbone name, or a folder in Hugging Face layout."),
 ]
+QuestionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--questions", metavar="ID", help="Which prepared questions, if there are several."
+    ),
+]
+FramesOption = Annotated[
+    str | None, typer.Option("--frames", metavar="N[,N...]", help="Frames per clip [32].")
+]
+ViewsOption = Annotated[
+    int | None, typer.Option("--views", min=0, help="Random draws per clip, for training.")
+]
+FeaturesOption = Annotated[
+    list[str] | None,
+    typer.Option("--features", metavar="ID", help="Which features; repeat for several splits."),
+]
+AnswerOption = Annotated[
+    str | None, typer.Option("--answer", help="letter or rank [the benchmark's or weights' own].")
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", help="paper, or reference: the published code's choices."),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random draw.")]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="Recipe name or TOML file with settings.")

@@ -80,9 +80,9 @@ class ClipSpan:
     @property
     def id(self) -> str:
         """How failures name it."""
-        if self.start is None:
+        if self.start is None and self.end is None:
             return self.video
-        return f"{self.video}@{self.start:g}-{self.end:g}"
+        return f"{self.video}@{self.start}-{self.end}"
 
 
 @dataclass(frozen=True)

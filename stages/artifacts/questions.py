@@ -39,15 +39,13 @@ VIDEOS_SCHEMA = pa.schema(
         ("num_frames", pa.int32()),
         ("duration", pa.float64()),
         ("average_fps", pa.float64()),
-        ("constant_rate", pa.bool_()),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("rotation", pa.int32()),
         ("codec", pa.string()),
-        ("times", pa.list_(pa.float64())),
     ]
 )
-"""`status` is `found`, `missing`, `undecodable` or `refused`; `times` are presentation times."""
+"""`status` is `found`, `missing`, `undecodable` or `refused`."""
 
 ROWS_PER_GROUP = 65536
 
@@ -68,23 +66,14 @@ def write_questions(path: Path, schema: pa.Schema, records: Iterable[dict[str, A
 
 
 def write_videos(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write `videos.parquet`; times take one or two bytes a frame instead of eight."""
-    table = pa.Table.from_pylist(list(records), schema=VIDEOS_SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(
-        table,
-        buffer,
-        compression="zstd",
-        use_dictionary=["status", "reason", "codec"],
-        column_encoding={"times.list.element": "BYTE_STREAM_SPLIT"},
-    )
-    atomic.write_bytes(path, buffer.getbuffer())
+    """Write `videos.parquet`."""
+    write_table(path, pa.Table.from_pylist(list(records), schema=VIDEOS_SCHEMA))
 
 
-def write_failures(path: Path, failures: Sequence[Failure]) -> None:
-    """Write `failures.parquet`."""
+def write_failures(directory: Path, failures: Sequence[Failure]) -> None:
+    """Write `failures.parquet` into `directory`."""
     rows = [failure.as_json() for failure in failures]
-    write_table(path / FAILURES_TABLE, pa.Table.from_pylist(rows, schema=FAILURES_SCHEMA))
+    write_table(directory / FAILURES_TABLE, pa.Table.from_pylist(rows, schema=FAILURES_SCHEMA))
 
 
 def question_records(artifact: Artifact) -> list[dict[str, Any]]:
@@ -92,10 +81,9 @@ def question_records(artifact: Artifact) -> list[dict[str, Any]]:
     return list(read_table(artifact.path / QUESTIONS_TABLE).to_pylist())
 
 
-def video_records(artifact: Artifact, *, times: bool = False) -> dict[str, dict[str, Any]]:
-    """Video name to its row of `videos.parquet`, without the long `times` unless asked for."""
-    columns = [name for name in VIDEOS_SCHEMA.names if times or name != "times"]
-    table = read_table(artifact.path / VIDEOS_TABLE, columns=columns)
+def video_records(artifact: Artifact) -> dict[str, dict[str, Any]]:
+    """Video name to its row of `videos.parquet`."""
+    table = read_table(artifact.path / VIDEOS_TABLE)
     return {record["video"]: record for record in table.to_pylist()}
 
 

@@ -14,6 +14,7 @@ import json
 import re
 import stat
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,10 @@ MAX_GZIP_RATIO = 200
 """Text seldom shrinks below a twentieth; beyond this the file is built to fill a machine."""
 GZIP_RATIO_FROM = 64 * 2**20
 CHUNK = 2**20
+MAX_LINES_IN_RECORD = 64
+"""Lines that a quoted CSV cell may run over."""
+UNCLOSED = "unexpected end of data"
+"""What the csv module says when a quote is still open at the end."""
 WHITE = re.compile(r"[ \t\r\n]*")
 SEPARATOR = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 
@@ -118,17 +123,16 @@ def records(path: Path, container: Container) -> Iterator[Numbered]:
 def csv_header(path: Path) -> list[str]:
     """The cells of the first line."""
     with open_text(path) as text:
-        return _header(csv.reader(_bounded_lines(text, path)), path)
+        return _header(next(_bounded_lines(text, path), ""), path)
 
 
-def _header(reader: Any, path: Path) -> list[str]:
-    try:
-        header: list[str] = next(reader, [])
-    except csv.Error as error:
-        raise DataError(f"{path}: the header is not CSV: {error}") from None
-    if len(set(header)) != len(header):
-        raise DataError(f"{path}: a column occurs twice in the header {header}")
-    return header
+def _header(line: str, path: Path) -> list[str]:
+    cells = _cells([line])
+    if isinstance(cells, str):
+        raise DataError(f"{path}: the header is not CSV: {cells}")
+    if len(set(cells)) != len(cells):
+        raise DataError(f"{path}: a column occurs twice in the header {cells}")
+    return cells
 
 
 def _bounded_lines(text: TextIO, path: Path) -> Iterator[str]:
@@ -141,30 +145,52 @@ def _bounded_lines(text: TextIO, path: Path) -> Iterator[str]:
 
 
 def _csv_records(text: TextIO, path: Path) -> Iterator[Numbered]:
-    """Cells stay text: `None`, `NA` and `nan` are words in answers, not missing values."""
-    reader = csv.reader(_bounded_lines(text, path), strict=True)
-    header = _header(reader, path)
+    """Cells stay text: `None`, `NA` and `nan` are words in answers, not missing values.
+
+    Line by line, so that a quote which is never closed costs its own line and not the rest of the
+    file, as it would with one reader over everything.
+    """
+    lines = _bounded_lines(text, path)
+    header = _header(next(lines, ""), path)
+    ahead: deque[str] = deque()
     row = 0
-    while True:
-        first_line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            row += 1
-            yield row, f"not CSV: {error}"
-            continue
-        if not cells:
+    while line := (ahead.popleft() if ahead else next(lines, "")):
+        if not line.strip():
             continue
         row += 1
-        if len(cells) == len(header):
-            yield row, dict(zip(header, cells, strict=True))
+        cells = _cells([line])
+        if cells == UNCLOSED:
+            cells = _continued(line, ahead, lines)
+        if isinstance(cells, str):
+            yield row, f"not CSV: {cells}"
+        elif len(cells) != len(header):
+            yield row, f"{len(cells)} cells where the header has {len(header)}"
         else:
-            lines = f"line {first_line}" + (
-                f" to {reader.line_num}" if reader.line_num > first_line else ""
-            )
-            yield row, f"{len(cells)} cells where the header has {len(header)} ({lines})"
+            yield row, dict(zip(header, cells, strict=True))
+
+
+def _cells(lines: list[str]) -> list[str] | str:
+    """The cells of one record, or why they are none."""
+    try:
+        return next(csv.reader(lines, strict=True), [])
+    except csv.Error as error:
+        return str(error)
+
+
+def _continued(line: str, ahead: deque[str], lines: Iterator[str]) -> list[str] | str:
+    """The cells of a record whose quoted cell runs over the next lines, which are then used up."""
+    taken = [line]
+    cells: list[str] | str = UNCLOSED
+    while cells == UNCLOSED and len(taken) < MAX_LINES_IN_RECORD:
+        following = ahead.popleft() if ahead else next(lines, "")
+        if not following:
+            break
+        taken.append(following)
+        cells = _cells(taken)
+    if isinstance(cells, str):
+        ahead.extendleft(reversed(taken[1:]))
+        return "a quote is not closed"
+    return cells
 
 
 def _jsonl_records(text: TextIO, path: Path) -> Iterator[Numbered]:

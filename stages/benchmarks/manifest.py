@@ -41,6 +41,15 @@ class Split(Config):
     """Whether the public file holds the answers."""
     note: str = ""
 
+    def differences(self, num_questions: int, num_videos: int) -> list[str]:
+        """How a file's counts differ from the expected ones, one sentence each."""
+        counts = (("questions", num_questions, self.questions), ("videos", num_videos, self.videos))
+        return [
+            f"{found:,} {what} where {expected:,} are published"
+            for what, found, expected in counts
+            if expected is not None and found != expected
+        ]
+
 
 class TypeRule(Config):
     """How a question's type is found."""

@@ -429,6 +429,8 @@ class QuestionStream:
 
     def __iter__(self) -> Iterator[Question | BadRow]:
         layout = LAYOUTS[self.layout]
+        self._ids.clear()
+        self._odd.clear()
         for row, record in records(self.path, layout.container):
             try:
                 if isinstance(record, str):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from stages.core.errors import DataError, MissingInput
 from stages.core.paths import relative_problem, stays_below
 
 FRAME_EXTENSIONS = (".jpg", ".jpeg", ".png")
+HINT_NAMES = 20
+HINT_FOLDERS = 500
+HINT_DEPTH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class _Listing:
     def match(self, name: str, extensions: Sequence[str]) -> os.DirEntry[str] | None:
         """The entry for `name`: itself a file, else with the first extension, else a folder."""
         own = self.entries.get(name)
-        if own is not None and not own.is_dir():
+        if own is not None and not _is_folder(own):
             return own
         for extension in extensions:
             entry = self._with_extension(name, extension)
@@ -183,12 +187,27 @@ def _in_listing(
     if entry.is_symlink() and not stays_below(root, Path(entry.path)):
         return Missing(video, f"{entry.name}: a symbolic link leads out of {root}", refused=True)
     relative = posixpath.join(folder, entry.name)
-    if entry.is_file():
+    if _is_file(entry):
         return Located(index, relative)
-    if entry.is_dir() and _holds_frames(Path(entry.path)):
+    if _is_folder(entry) and _holds_frames(Path(entry.path)):
         return Located(index, relative, is_folder=True)
-    what = "a folder without frame images" if entry.is_dir() else "not a regular file"
+    what = "a folder without frame images" if _is_folder(entry) else "not a regular file"
     return Missing(video, f"{entry.name} is {what}")
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """False also for a loop of links, where `DirEntry` itself raises."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _holds_frames(folder: Path) -> bool:
@@ -197,3 +216,33 @@ def _holds_frames(folder: Path) -> bool:
             return any(entry.name.lower().endswith(FRAME_EXTENSIONS) for entry in entries)
     except OSError:
         return False
+
+
+def folder_with(videos: Sequence[str], roots: Sequence[Path]) -> Path | None:
+    """A folder below the roots that has one of the first names, for the hint when all are missing.
+
+    Most often `--videos` names the folder above the right one. Looks at few names and folders.
+    """
+    names = [video for video in videos if not relative_problem(video)][:HINT_NAMES]
+    for folder in _folders_below(roots):
+        if locate_videos(names, [folder]).found:
+            return folder
+    return None
+
+
+def _folders_below(roots: Sequence[Path]) -> Iterator[Path]:
+    """Folders below the roots, nearest first; links are not followed."""
+    waiting = deque((root, 0) for root in roots)
+    seen = 0
+    while waiting and seen < HINT_FOLDERS:
+        folder, depth = waiting.popleft()
+        try:
+            with os.scandir(folder) as entries:
+                inside = sorted(e.path for e in entries if e.is_dir(follow_symlinks=False))
+        except OSError:
+            continue
+        for path in inside[: HINT_FOLDERS - seen]:
+            seen += 1
+            yield Path(path)
+            if depth + 1 < HINT_DEPTH:
+                waiting.append((Path(path), depth + 1))

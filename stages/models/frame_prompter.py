@@ -58,6 +58,11 @@ class FramePrompter(nn.Module):
         means = frames.mean(dim=-1).reshape(B, self.keep, self.segment * N)  # (B, K, S*N)
         return self.fc2(torch.relu(self.norm(self.fc1(means))))
 
+    @property
+    def mode(self) -> SelectMode:
+        """`soft` is for training only: evaluation keeps one frame per segment in any case."""
+        return self.select if self.training else "hard_st"
+
     def forward(
         self,
         frames: Tensor,
@@ -70,4 +75,4 @@ class FramePrompter(nn.Module):
 
         `question` is accepted for the common interface and ignored, as in the paper's Eq. 2.
         """
-        return choose_frames(self.logits(frames), noise=noise, tau=tau, mode=self.select)
+        return choose_frames(self.logits(frames), noise=noise, tau=tau, mode=self.mode)

@@ -71,6 +71,11 @@ class QuestionPrompter(nn.Module):
         asked = topics[:, None].expand_as(found)
         return self.mlp(torch.cat([found, asked, found * asked], dim=-1).flatten(2)).squeeze(-1)
 
+    @property
+    def mode(self) -> SelectMode:
+        """`soft` is for training only: evaluation keeps one frame per segment in any case."""
+        return self.select if self.training else "hard_st"
+
     def forward(
         self,
         frames: Tensor,
@@ -86,4 +91,4 @@ class QuestionPrompter(nn.Module):
         if self.frames != T:
             raise DataError(f"the question prompter was built for {self.frames} frames, not {T}")
         logits = self.frame_logits(frames, question).reshape(B, self.keep, self.segment)
-        return choose_frames(logits, noise=noise, tau=tau, mode=self.select)
+        return choose_frames(logits, noise=noise, tau=tau, mode=self.mode)

@@ -76,7 +76,8 @@ class VlapConfig(Config):
     prompter: PrompterName = "visual"
     """`visual` is the paper's, `question` our extension, the others are ablations."""
     select: Literal["hard_st", "soft"] = "hard_st"
-    """One frame per segment with a straight-through gradient, or the segment's weighted mean."""
+    """In training: one frame per segment with a straight-through gradient (published code), or
+    the segment's weighted mean (the paper's text). Evaluation keeps one frame in any case."""
     eval_noise: bool = False
     """Draw Gumbel noise in evaluation too, as the published code does."""
     teacher: TeacherName = "frozen"
@@ -371,7 +372,8 @@ class VlapStudent(nn.Module):
         if self.config.prompter == "question":
             words = self.backbone.word_embeddings(text).detach()
             question = QuestionText(words, text.t5_mask)
-        with self.backbone.vision_precision():
+        # Always float32: it costs next to nothing, and half-precision scores tie.
+        with torch.autocast(frames.device.type, enabled=False):
             return self.frame_prompter(frames, noise=noise, tau=tau, question=question)
 
     @torch.no_grad()

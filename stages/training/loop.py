@@ -48,11 +48,11 @@ MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 class TrainingConfig(Config):
     """How a model is trained, whatever the model."""
 
-    epochs: int = Field(10, ge=1)
+    epochs: int = Field(default=10, ge=1)
     """Passes over the training questions."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Questions per forward pass, over all processes together."""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     """Forward passes per optimizer step."""
     accumulate_rule: Literal["mean", "sum"] = "mean"
     """`sum` adds gradients without dividing, as the reference does (specs/vlap.md 5.1)."""
@@ -64,7 +64,7 @@ class TrainingConfig(Config):
     """Arithmetic of the forward pass; trained weights and their moments stay float32."""
     clip_gradient: float | None = None
     """Largest gradient norm; none: no clipping, as in the reference."""
-    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
     """Forward passes between two saved states; one is saved after every epoch as well."""
     select_best: bool = True
     """Keep the epoch with the best accuracy on the tune split; otherwise the last one."""

@@ -1,6 +1,7 @@
 """Frames through decord, the published systems' decoder, only where it can be trusted.
 
-decord 0.6.0 returns wrong frames without an error on files with edit lists, and conceals damage.
+decord 0.6.0 returns wrong frames without an error on files with edit lists, open groups of pictures
+(HEVC, H.264, MPEG-4 with B frames) and rolling intra refresh, and conceals damage.
 It is used behind a gate of facts from `probe`, and its answer is kept only if it counted the same
 frames at the same times and its FFmpeg had nothing to complain about. Everything else goes to PyAV,
 which gives the same bytes wherever both decode.
@@ -67,6 +68,7 @@ def passes_gate(info: VideoInfo) -> bool:
         and not info.has_edit_list
         and info.num_packets == info.num_frames
         and info.seekable
+        and info.closed_groups
     )
 
 

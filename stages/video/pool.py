@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -181,7 +182,7 @@ class DecodePool:
         worker = cast(_Worker, self._slots[slot])
         job = cast(_Job, worker.job)
         self._slots[slot] = None
-        words = worker.kill()
+        words = worker.kill(patience=1.0 if reason == "crashed" else 0.0)
         if not worker.ready:
             raise MachineError(f"a decode worker could not be started: {words}")
         if job.decoder != "pyav":
@@ -267,8 +268,10 @@ class _Worker:
             self._allow(value)
         return None
 
-    def kill(self) -> str:
-        """End the process; what it last said, or how it ended."""
+    def kill(self, patience: float = 0.0) -> str:
+        """End the process, given `patience` seconds to end by itself; how it ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
         self._process.kill()
         self.connection.close()
         status = self._process.wait()

@@ -7,7 +7,6 @@ the file can be decoded at all.
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from collections.abc import Iterator
@@ -71,8 +70,11 @@ class VideoInfo:
     num_video_streams: int
     seekable: bool
     """The index comes from packets, and key frames can be sought. Otherwise read in order."""
+    closed_groups: bool
+    """From every key frame on nothing needs, or is shown before, an earlier picture. Open groups
+    and rolling intra refresh break this, and decord returns wrong frames on them."""
     key_frames: NDArray[np.int64] = field(repr=False)
-    """`[key frames, 2]` presentation and decoding time stamps."""
+    """`[key frames, 2]` presentation and decoding time stamps where decoding can start afresh."""
     frame_files: tuple[str, ...] = field(default=(), repr=False)
     """Names of the images, for a folder of frames."""
 
@@ -149,6 +151,8 @@ def open_video(path: Path, **mov_options: str) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.best("video")
             if stream is None:
                 raise VideoError(f"{path}: there is no video stream in the file")
+            if stream.codec_context is None:
+                raise VideoError(f"{path}: FFmpeg has no decoder for this video")
             stream.codec_context.thread_count = 1
             _refuse_absurd_size(path, stream.codec_context.width, stream.codec_context.height)
             yield container, stream
@@ -189,8 +193,10 @@ class _PacketIndex:
     dts: list[int | None]
     durations: list[int]
     key: list[bool]
+    """A key frame at which a decoder may start afresh."""
     discard: list[bool]
     cut_short: bool
+    closed: bool
 
 
 @dataclass(frozen=True)
@@ -248,31 +254,83 @@ def _read_header(container: Any, stream: Any) -> _Header:
     )
 
 
-def _read_packets(container: Any, stream: Any) -> _PacketIndex:
+@contextmanager
+def ffmpeg_errors() -> Iterator[list[Any]]:
+    """The error messages that FFmpeg logs meanwhile, repeated ones too."""
     import av
 
-    index = _PacketIndex([], [], [], [], [], False)
-    cut_short = False
-    previous = av.logging.get_level()
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
     try:
         with av.logging.Capture() as logs:
-            for packet in container.demux(stream):
-                if packet.size == 0:
-                    continue
-                index.pts.append(packet.pts)
-                index.dts.append(packet.dts)
-                index.durations.append(int(packet.duration or 0))
-                index.key.append(bool(packet.is_keyframe))
-                index.discard.append(bool(packet.is_discard))
-                cut_short = cut_short or bool(packet.is_corrupt)
-        # Matroska tells of a cut file only in its log.
-        cut_short = cut_short or any("ended prematurely" in str(entry[2]) for entry in logs)
+            yield logs
     finally:
-        av.logging.set_level(previous)
-    if not index.pts:
+        av.logging.set_skip_repeated(skips)
+        av.logging.set_level(level)
+
+
+def _read_packets(container: Any, stream: Any) -> _PacketIndex:
+    pts: list[int | None] = []
+    dts: list[int | None] = []
+    durations: list[int] = []
+    key: list[bool] = []
+    discard: list[bool] = []
+    cut_short, closed = False, True
+    nal_length = _nal_length_size(stream)
+    with ffmpeg_errors() as logs:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            afresh = bool(packet.is_keyframe)
+            if afresh and nal_length:
+                afresh = _holds_idr(bytes(packet), nal_length)
+                closed = closed and afresh
+            pts.append(packet.pts)
+            dts.append(packet.dts)
+            durations.append(int(packet.duration or 0))
+            key.append(afresh)
+            discard.append(bool(packet.is_discard))
+            cut_short = cut_short or bool(packet.is_corrupt)
+    # Matroska tells of a cut file only in its log.
+    cut_short = cut_short or any("ended prematurely" in str(entry[2]) for entry in logs)
+    if not pts:
         raise VideoError(f"{container.name}: the video stream holds no packets")
-    return _PacketIndex(index.pts, index.dts, index.durations, index.key, index.discard, cut_short)
+    closed = closed and not _shown_before_their_key_frame(pts, key)
+    return _PacketIndex(pts, dts, durations, key, discard, cut_short, closed)
+
+
+def _nal_length_size(stream: Any) -> int:
+    """Bytes of each NAL unit's length in H.264 packets of MP4 and Matroska; 0 for anything else."""
+    context = stream.codec_context
+    extradata = context.extradata
+    if context.codec.canonical_name != "h264" or not extradata or len(extradata) < 5:
+        return 0
+    return (extradata[4] & 3) + 1 if extradata[0] == 1 else 0
+
+
+def _holds_idr(packet: bytes, length_size: int) -> bool:
+    """Whether an H.264 packet holds an IDR slice: containers also flag mere recovery points."""
+    at = 0
+    while at + length_size < len(packet):
+        size = int.from_bytes(packet[at : at + length_size], "big")
+        if packet[at + length_size] & 31 == 5:
+            return True
+        at += length_size + size
+    return False
+
+
+def _shown_before_their_key_frame(pts: list[int | None], key: list[bool]) -> bool:
+    """Whether some packet after a key frame, in file order, is presented before it."""
+    latest: int | None = None
+    for stamp, is_key in zip(pts, key, strict=True):
+        if stamp is None:
+            continue
+        if is_key:
+            latest = stamp
+        elif latest is not None and stamp < latest:
+            return True
+    return False
 
 
 def _all_samples_present(path: Path, declared: int) -> bool:
@@ -323,8 +381,9 @@ def _decoded_pts(path: Path, header: _Header) -> NDArray[np.int64]:
     known = [stamp for stamp in stamps if stamp is not None]
     if len(known) == len(stamps) and bool(np.all(np.diff(known) > 0)):
         return np.array(known, dtype=np.int64)
+    first = round(header.start_seconds / header.time_base)
     step = max(1, round(1 / (header.average_rate or 25.0) / header.time_base))
-    return np.arange(len(stamps), dtype=np.int64) * step
+    return first + np.arange(len(stamps), dtype=np.int64) * step
 
 
 def _assemble(
@@ -335,7 +394,7 @@ def _assemble(
     hidden: bool,
     presented: tuple[int, int, int],
 ) -> VideoInfo:
-    times = pts * float(header.time_base)
+    times = np.asarray(pts * float(header.time_base), dtype=np.float64)
     fps, constant = frame_rate(times, header.average_rate, float(header.time_base))
     last = packets.durations[-1] * float(header.time_base) or (1 / fps if fps else 0.0)
     stamps = zip(packets.pts, packets.dts, packets.key, strict=True)
@@ -357,6 +416,7 @@ def _assemble(
         stream_index=header.stream_index,
         num_video_streams=header.num_video_streams,
         seekable=trusted,
+        closed_groups=packets.closed,
         key_frames=np.array(sorted(keys), dtype=np.int64).reshape(-1, 2),
     )
 
@@ -408,6 +468,7 @@ def _probe_folder(path: Path, fps: float) -> VideoInfo:
         stream_index=0,
         num_video_streams=1,
         seekable=True,
+        closed_groups=True,
         key_frames=np.repeat(np.arange(count, dtype=np.int64)[:, None], 2, axis=1),
         frame_files=tuple(names),
     )
@@ -418,13 +479,13 @@ def _frame_names(path: Path) -> list[str]:
     root = path.resolve()
     names = []
     try:
-        for entry in os.scandir(path):
-            if Path(entry.name).suffix.lower() not in FRAME_SUFFIXES or entry.name[0] == ".":
+        for image in path.iterdir():
+            if image.suffix.lower() not in FRAME_SUFFIXES or image.name.startswith("."):
                 continue
-            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
-                raise VideoError(f"{entry.path}: a link that leaves the folder of frames")
-            names.append(entry.name)
-    except OSError as error:
+            if image.is_symlink() and not image.resolve().is_relative_to(root):
+                raise VideoError(f"{image}: a link that leaves the folder of frames")
+            names.append(image.name)
+    except (OSError, RuntimeError) as error:
         raise VideoError(f"{path}: {decoder_words(error)}") from None
     return sorted(names, key=_in_number_order)
 

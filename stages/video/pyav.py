@@ -16,8 +16,18 @@ from numpy.typing import NDArray
 
 from stages.core.errors import VideoError
 from stages.video.frames import FrameBatch, wanted_frames
-from stages.video.probe import MAX_PIXELS, VideoInfo, clockwise, open_image, open_video
+from stages.video.probe import (
+    MAX_PIXELS,
+    VideoInfo,
+    clockwise,
+    ffmpeg_errors,
+    open_image,
+    open_video,
+)
 from stages.video.resize import FrameFormat
+
+# These raise on damage when told to "explode"; the others only complain in the log.
+_EXPLODING_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
 
 _TURNS = {90: [("transpose", "clock")], 180: [("hflip", ""), ("vflip", "")]}
 _TURNS[270] = [("transpose", "cclock")]
@@ -48,8 +58,11 @@ class PyAvDecoder:
                 pixels[row] = scale(_read_image(path / info.frame_files[index]))
         else:
             found = np.zeros(len(unique), dtype=bool)
-            for row, frame in _decoded(path, info, unique):
-                pixels[row], found[row] = scale(frame), True
+            with ffmpeg_errors() as errors:
+                for row, frame in _decoded(path, info, unique):
+                    pixels[row], found[row] = scale(frame), True
+            if errors and info.codec not in _EXPLODING_CODECS:
+                raise VideoError(f"{path}: {errors[0][1]}: {str(errors[0][2]).strip()}")
             _refuse_missing(path, info, unique[~found])
         return FrameBatch(asked, info.times[asked], pixels[positions], self.name)
 
@@ -64,10 +77,11 @@ class _Scaler:
 
     def __call__(self, frame: Any) -> NDArray[np.uint8]:
         """`uint8[height, width, 3]` of a decoded frame."""
-        key = (frame.format.name, frame.width, frame.height, clockwise(frame.rotation))
-        key += (frame.colorspace, frame.color_range)
+        rotation = clockwise(frame.rotation)
+        size = (frame.format.name, frame.width, frame.height)
+        key = (*size, rotation, frame.colorspace, frame.color_range)
         if key != self._key:
-            self._graph, self._key = self._build(frame, key[3]), key
+            self._graph, self._key = self._build(frame, rotation), key
         self._graph.push(frame)
         rgb: NDArray[np.uint8] = self._graph.pull().to_ndarray()
         return rgb if self._format.kind == "squash" else self._format.cropped(rgb)
@@ -103,20 +117,26 @@ def _decoded(path: Path, info: VideoInfo, unique: NDArray[np.int64]) -> Iterator
     if not info.seekable:
         yield from _in_order(path, info, unique)
         return
+    import av
+
     targets = {int(info.pts[index]): row for row, index in enumerate(unique)}
     with open_video(path) as (container, stream):
         _be_strict(stream)
         for key_dts, stamps in _by_key_frame(info, targets):
             missing = set(stamps)
-            for frame in _from_key_frame(container, stream, key_dts, max(stamps)):
-                if frame.pts in missing:
-                    missing.discard(frame.pts)
-                    yield targets[frame.pts], frame
+            try:
+                for frame in _from_key_frame(path, info, container, stream, key_dts, max(stamps)):
+                    if frame.pts in missing:
+                        missing.discard(frame.pts)
+                        yield targets[frame.pts], frame
+            except (av.error.InvalidDataError, VideoError):
+                if key_dts is None:
+                    raise
             if missing:
                 break
         else:
             return
-    # A container whose index leads past the wanted frame: read it from the beginning.
+    # The container's index leads past the frame, or the key frame was none.
     yield from _in_order(path, info, unique)
 
 
@@ -129,7 +149,7 @@ def _in_order(path: Path, info: VideoInfo, unique: NDArray[np.int64]) -> Iterato
     last = int(unique[-1])
     with open_video(path) as (container, stream):
         _be_strict(stream)
-        for count, frame in enumerate(container.decode(stream)):
+        for count, frame in enumerate(_sound_frames(path, info, container, stream)):
             index = by_stamp.get(frame.pts) if info.seekable else count
             if index in rows:
                 yield rows[index], frame
@@ -154,16 +174,28 @@ def _by_key_frame(
         yield (int(info.key_frames[key].min()) if key > 0 else None), stamps
 
 
-def _from_key_frame(container: Any, stream: Any, dts: int | None, last: int) -> Iterator[Any]:
-    """Decoded frames from the key frame at `dts` (None: the file's start) until past `last`."""
-    if dts is None:
-        container.seek(min(stream.start_time or 0, 0), stream=stream, backward=True)
-    else:
+def _from_key_frame(
+    path: Path, info: VideoInfo, container: Any, stream: Any, dts: int | None, last: int
+) -> Iterator[Any]:
+    """Decoded frames from the key frame at `dts` (None: where the file is) until past `last`."""
+    if dts is not None:
         container.seek(dts, stream=stream, backward=True)
-    for frame in container.decode(stream):
+    for frame in _sound_frames(path, info, container, stream):
         yield frame
         if frame.pts is not None and frame.pts >= last:
             return
+
+
+def _sound_frames(path: Path, info: VideoInfo, container: Any, stream: Any) -> Iterator[Any]:
+    """What decodes from here, refusing pictures built on ones that are not there."""
+    # Edit lists hide the key frame before the first shown picture; H.264 and HEVC hold back
+    # pictures without a base themselves.
+    needs_key = not info.has_edit_list and info.codec not in ("h264", "hevc")
+    for count, frame in enumerate(container.decode(stream)):
+        baseless = count == 0 and needs_key and not frame.key_frame
+        if frame.is_corrupt or baseless:
+            raise VideoError(f"{path}: the picture at {frame.time} s builds on a missing one")
+        yield frame
 
 
 def _refuse_missing(path: Path, info: VideoInfo, missing: NDArray[np.int64]) -> None:

@@ -56,7 +56,7 @@ class FrameFormat(Config):
         return max(short * width // height, short), short
 
     def cropped(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The stored part of scaled frames `uint8[..., H, W, 3]`: `uint8[..., height, width, 3]`."""
+        """The central height × width of scaled frames `uint8[..., H, W, 3]`."""
         top = round((frames.shape[-3] - self.height) / 2)
         left = round((frames.shape[-2] - self.width) / 2)
         return frames[..., top : top + self.height, left : left + self.width, :]

@@ -102,7 +102,7 @@ def subset_midpoints(n_cached: int, k: int) -> Indices:
 
 
 def count_repeats(indices: Indices) -> int:
-    """How many of the indices repeat an earlier one: 0 unless the clip is shorter than its slots."""
+    """How many indices repeat an earlier one: 0 unless the clip has fewer frames than slots."""
     return len(indices) - len(np.unique(indices))
 
 

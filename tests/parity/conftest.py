@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.models.backbones.instructblip import InstructBlip
 from stages.models.backbones.text import AnswerTokens, TextBatch
-from stages.models.reference_names import ours_from_reference
+from stages.models.reference_names import ours_from_reference, ours_from_reference_name
 from stages.models.vlap import VlapConfig, VlapStudent, VlapTeacher
 
 HERE = Path(__file__).resolve()
@@ -42,21 +42,26 @@ class Golden:
     """Cases by name; sizes and ids come from the JSON beside each."""
 
     folder: Path
+    complete: bool = False
+    """Whether an absent case is a failure; the copy in this repository holds only some."""
+
+    def _file(self, name: str) -> Path:
+        file = self.folder / name
+        if not file.is_file():
+            (pytest.fail if self.complete else pytest.skip)(f"{name} is not in the golden folder")
+        return file
 
     def json(self, case: str) -> dict[str, Any]:
-        file = self.folder / f"{case}.json"
-        if not file.is_file():
-            pytest.skip(f"case {case} is not in this golden folder")
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(self._file(f"{case}.json").read_text(encoding="utf-8"))
 
     def tensors(self, case: str) -> dict[str, Tensor]:
-        file = self.folder / f"{case}.safetensors"
-        if not file.is_file():
-            pytest.skip(f"case {case} is not in this golden folder")
-        return load_file(file)
+        return load_file(self._file(f"{case}.safetensors"))
 
     def cases(self, start: str) -> list[str]:
-        return sorted(file.stem for file in self.folder.glob(f"{start}*.json"))
+        """Names of the cases that begin with `start`; other sets have other sizes in them."""
+        names = sorted(file.stem for file in self.folder.glob(f"{start}*.json"))
+        assert names, f"no {start}* in {self.folder}"
+        return names
 
     @property
     def config(self) -> dict[str, Any]:
@@ -104,8 +109,54 @@ class Golden:
         load_reference(teacher, self.tensors("weights_teacher"))
         return teacher.train()
 
+    @staticmethod
+    def text(case: dict[str, Tensor], phase: str) -> TextBatch:
+        """The recorded token ids of a case; `phase` is train or eval."""
+        return TextBatch(
+            case["qformer_input_ids"],
+            case["qformer_text_mask"],
+            case[f"t5_input_ids_{phase}"],
+            case[f"t5_text_mask_{phase}"],
+        )
 
-def load_reference(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
+    @staticmethod
+    def close(ours: Tensor, golden: Tensor, what: str) -> None:
+        """At most 1e-5 apart anywhere."""
+        assert ours.shape == golden.shape, what
+        difference = (ours.detach().double() - golden.double()).abs().max().item()
+        assert difference <= VALUE_TOLERANCE, f"{what}: {difference:.2e}"
+
+    @staticmethod
+    def gradient_close(
+        ours: Tensor | None,
+        golden: Tensor,
+        what: str,
+        *,
+        absolute: float = 1e-6,
+        share: float = 1e-4,
+    ) -> None:
+        """|difference| <= absolute + share * largest entry, as the golden README asks."""
+        assert ours is not None, f"{what}: no gradient"
+        limit = absolute + share * golden.abs().max().item()
+        difference = (ours.double() - golden.double()).abs().max().item()
+        assert difference <= limit, f"{what}: {difference:.2e} > {limit:.2e}"
+
+    def gradients_close(self, model: nn.Module, golden: dict[str, Tensor], prefix: str) -> int:
+        """Compare every recorded gradient with the one of our parameter; how many there were."""
+        parameters = dict(model.named_parameters())
+        compared = 0
+        for name, value in golden.items():
+            if name.startswith(prefix):
+                ours = ours_from_reference_name(name.removeprefix(prefix))
+                assert ours is not None
+                parameter = parameters.get(ours, parameters.get(f"backbone.{ours}"))
+                assert parameter is not None, ours
+                self.gradient_close(parameter.grad, value, name)
+                compared += 1
+        return compared
+
+
+def load_reference(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Reference weights into one of our modules: every tensor of ours is filled, none is left."""
     ours, unknown = ours_from_reference(state)
     assert unknown == []
@@ -116,42 +167,16 @@ def load_reference(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
     assert missing == []
 
 
-def text_of(case: dict[str, Tensor], phase: str) -> TextBatch:
-    """The recorded token ids of a case; `phase` is train or eval."""
-    return TextBatch(
-        case["qformer_input_ids"],
-        case["qformer_text_mask"],
-        case[f"t5_input_ids_{phase}"],
-        case[f"t5_text_mask_{phase}"],
-    )
-
-
-def assert_close(ours: Tensor, golden: Tensor, what: str) -> None:
-    """At most 1e-5 apart anywhere."""
-    assert ours.shape == golden.shape, what
-    difference = (ours.detach().double() - golden.double()).abs().max().item()
-    assert difference <= VALUE_TOLERANCE, f"{what}: {difference:.2e}"
-
-
-def assert_gradient(
-    ours: Tensor | None, golden: Tensor, what: str, absolute: float = 1e-6, share: float = 1e-4
-) -> None:
-    """|difference| <= absolute + share * largest entry, as the golden README asks."""
-    assert ours is not None, f"{what}: no gradient"
-    limit = absolute + share * golden.abs().max().item()
-    difference = (ours.double() - golden.double()).abs().max().item()
-    assert difference <= limit, f"{what}: {difference:.2e} > {limit:.2e}"
-
-
 @pytest.fixture(scope="session")
 def vlap_golden() -> Golden:
     folder = golden_folder()
     if folder is None:
         pytest.skip("no golden data of VLAP: set VQA_GOLDEN_VLAP")
     torch.set_num_threads(1)
-    return Golden(folder)
+    return Golden(folder, complete="VQA_GOLDEN_VLAP" in os.environ)
 
 
-@lru_cache(maxsize=1)
-def _cached_folder() -> Path | None:
-    return golden_folder()
+@pytest.fixture
+def find_golden() -> Callable[[], Path | None]:
+    """The search for the folder itself, for the test of its rules."""
+    return golden_folder

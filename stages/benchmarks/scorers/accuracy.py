@@ -7,7 +7,7 @@ Definitions: `specs/benchmarks.md` 1, 2 and 7.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any
@@ -162,17 +162,3 @@ def random_recall(num_inside: int, num_candidates: int, num_kept: int) -> float:
     """Chance, 0 to 1, that `num_kept` of `num_candidates` frames include one of `num_inside`."""
     outside = comb(num_candidates - num_inside, num_kept)
     return 1.0 - outside / comb(num_candidates, num_kept)
-
-
-def predictions_by_id(
-    predictions: Mapping[str, int], questions: Sequence[Question]
-) -> list[ScoredRow]:
-    """Rows for a table id -> option index, as official prediction files are; missing: failed."""
-    return [
-        row_of(
-            question,
-            predictions.get(question.question_id),
-            "ok" if question.question_id in predictions else "failed",
-        )
-        for question in questions
-    ]

@@ -1,0 +1,119 @@
+"""The features artifact: what a frozen vision tower says of every frame.
+
+HDF5 shards `features-00000.h5` of one row per frame (tokens, width), taken before the tower's
+last LayerNorm, with the index tables of `clips`. Stored as float16, float32, bfloat16 (uint16 with
+the attribute `stored_as`) or int8 (one scale per token in the dataset `scale`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from stages.artifacts.clips import ClipIndex, ClipKey, ClipRows
+from stages.artifacts.rows import SCALE_DATASET, Array, check_rows_file
+from stages.artifacts.store import Artifact
+from stages.core.errors import DataError
+
+STEM = "features"
+StoredDtype = Literal["float16", "float32", "bfloat16", "int8"]
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "float16": np.dtype(np.float16),
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(np.uint16),
+    "int8": np.dtype(np.int8),
+}
+INT8_LIMIT = 127.0
+
+
+def encode_values(features: Array, stored: StoredDtype) -> tuple[Array, Array | None]:
+    """Features float32 [N, P, C] as they are stored, and for int8 the scales [N, P]."""
+    if stored == "bfloat16":
+        return _to_bfloat16(features), None
+    if stored == "int8":
+        scale = np.abs(features).max(axis=-1).astype(np.float32) / INT8_LIMIT
+        safe = np.where(scale == 0, 1, scale)[..., None]
+        return np.rint(features / safe).astype(np.int8), scale
+    with np.errstate(over="ignore"):  # overflow becomes inf, which the caller looks for
+        return features.astype(NUMPY_DTYPES[stored]), None
+
+
+def decode_values(values: Array, stored: str, scale: Array | None = None) -> Array:
+    """Stored values as float16 or float32 numbers, the same shape."""
+    if stored == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    if stored == "int8":
+        assert scale is not None
+        return values.astype(np.float32) * scale[..., None]
+    return values
+
+
+def _to_bfloat16(features: Array) -> Array:
+    """The upper half of float32, rounded to nearest even."""
+    bits = np.ascontiguousarray(features, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return rounded.astype(np.uint16)
+
+
+def representable(values: Array, stored: str) -> Array:
+    """Per row: whether every stored value is finite, bool [N]."""
+    if stored == "int8":
+        return np.ones(len(values), dtype=bool)
+    numbers = decode_values(values, stored)
+    finite: Array = np.isfinite(numbers.reshape(len(values), -1)).all(axis=1)
+    return finite
+
+
+class FeatureReader:
+    """A finished features artifact, opened for random reads of clips."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        config = artifact.config
+        self.artifact = artifact
+        self.stored = str(config["dtype"])
+        self.tokens = int(artifact.manifest["tokens"])
+        self.width = int(artifact.manifest["width"])
+        shape = (self.tokens, self.width)
+        self.index = ClipIndex(artifact, STEM, shape, NUMPY_DTYPES[self.stored])
+        self._scales: dict[int, Array] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_scales": {}}
+
+    def has(self, key: ClipKey, frames: int, view: int = 0) -> bool:
+        """Whether this sampling of the clip is stored."""
+        return self.index.has(key, frames, view)
+
+    def clip(self, key: ClipKey, frames: int, view: int = 0) -> ClipRows:
+        """Rows, frame indices and times of one sampling; `KeyError` if it is not stored."""
+        return self.index.clip(key, frames, view)
+
+    def read(self, rows: Array) -> Array:
+        """Features of `rows`: float16 or float32 [len(rows), tokens, width]."""
+        values = self.index.reader.read(rows)
+        scale = self._row_scales(rows) if self.stored == "int8" else None
+        return decode_values(values, self.stored, scale)
+
+    def _row_scales(self, rows: Array) -> Array:
+        reader = self.index.reader
+        return np.stack([self._shard_scales(int(reader.shards[row]))[
+            row - int(np.searchsorted(reader.shards, reader.shards[row]))] for row in rows]
+        )  # fmt: skip
+
+    def _shard_scales(self, shard: int) -> Array:
+        if shard not in self._scales:
+            self._scales[shard] = _read_scales(self.index.reader.files[shard])
+        return self._scales[shard]
+
+
+def _read_scales(path: Path) -> Array:
+    shape, _ = check_rows_file(path)
+    with h5py.File(path, "r", locking=False) as file:
+        if SCALE_DATASET not in file or file[SCALE_DATASET].shape != shape[:2]:
+            raise DataError(f"{path}: no scales for its int8 rows", "vqa artifacts verify --repair")
+        if file[SCALE_DATASET].external or file[SCALE_DATASET].is_virtual:
+            raise DataError(f"{path}: {SCALE_DATASET} keeps its data in other files; refused")
+        return np.asarray(file[SCALE_DATASET][...])

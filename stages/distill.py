@@ -1,0 +1,174 @@
+"""Distil a student that looks at K of T frames, chosen by its frame prompter.
+
+Reads: features, teacher weights, weights to start from.   Writes: weights (role `student`).
+Paper: VLAP (arXiv 2312.08367) sections 3.2-3.4; specs/vlap.md 2 and 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.artifacts.lookup import weights_of
+from stages.artifacts.result import StageResult
+from stages.artifacts.store import Artifact, Request, Workspace
+from stages.artifacts.weights import read_weights
+from stages.core.errors import MissingInput, UsageError
+from stages.core.runtime import Runtime
+from stages.models.vlap import VlapStudent, load_trained_state
+from stages.systems.tuning import TuneAccuracy
+from stages.training.loop import Fit
+from stages.training.vlap import VlapData
+from stages.training.vlap_run import reuse_weights, run_training
+from stages.training.vlap_setup import VlapInputs, VlapSetup, stage_config
+
+INITS = ("start", "teacher", "base")
+TARGET_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Weights that a student is distilled from and starts from.
+
+    Attributes:
+        teacher: Teacher weights; None only where the student has no teacher branch.
+        start: Weights that it starts from; None starts from the backbone.
+    """
+
+    teacher: Artifact | None
+    start: Artifact | None
+
+
+def find_origin(
+    workspace: Workspace,
+    benchmark: str,
+    values: dict[str, Any],
+    teacher: str | None = None,
+    start: str | None = None,
+) -> Origin:
+    """Choose teacher and start; takes `init` out of `values`.
+
+    Without `init` the student starts from a start of its own K if there is one, else from the
+    teacher (specs/vlap.md 3.4).
+    """
+    init = values.pop("init", None)
+    if init is not None and init not in INITS:
+        raise UsageError(f"--init {init!r}", f"one of {', '.join(INITS)}")
+    needs_teacher = values.get("model", {}).get("teacher", "frozen") != "none"
+    chosen_teacher = (
+        weights_of(workspace, benchmark, ["teacher"], reference=teacher)
+        if needs_teacher or init == "teacher"
+        else None
+    )
+    if start is not None:
+        return Origin(chosen_teacher, weights_of(workspace, benchmark, ROLES, reference=start))
+    keep = int(values["keep"])
+    starts = [
+        item
+        for item in workspace.finished("weights")
+        if item.config["benchmark"] == benchmark
+        and item.config["role"] == "start"
+        and item.config["model"]["keep"] == keep
+    ]
+    if init == "base":
+        return Origin(chosen_teacher, None)
+    if init == "teacher" or (init is None and not starts):
+        return Origin(chosen_teacher, chosen_teacher)
+    if not starts:
+        raise MissingInput(
+            f"no {keep}-frame start for {benchmark} in {workspace.root}",
+            f"vqa train-teacher --benchmark {benchmark} --keep {keep}",
+        )
+    if len({item.fingerprint for item in starts}) > 1:
+        raise UsageError(
+            f"several starts fit: {', '.join(item.id for item in starts)}",
+            "say which with --weights ID",
+        )
+    return Origin(chosen_teacher, starts[-1])
+
+
+ROLES = ("start", "teacher", "student")
+
+
+def distill(
+    workspace: Workspace,
+    inputs: VlapInputs,
+    values: dict[str, Any],
+    runtime: Runtime,
+    *,
+    teacher: Artifact | None,
+    start: Artifact | None,
+) -> StageResult:
+    """Train and write the weights of one student.
+
+    Args:
+        workspace: Where to write.
+        inputs: Features and backbone.
+        values: Settings; `keep` and `prompter` among them.
+        runtime: How to run.
+        teacher: Teacher weights; None only with `model.teacher=none`.
+        start: Weights that the student starts from; None starts from the backbone.
+    """
+    config = stage_config(values, "student", inputs, "distill")
+    model = config.model
+    label = f"{config.benchmark}-vlap-student-{model.prompter}-{model.frames}to{model.keep}"
+    given = inputs.as_inputs(teacher=teacher, start=start)
+    request = Request("weights", runtime.name or label, config.as_json(), given)
+    following = [f"vqa eval --benchmark {config.benchmark} --system vlap"]
+    notes = [
+        f"features: {inputs.train_features.id}",
+        f"teacher: {teacher.id if teacher else 'none'}",
+        f"starts from: {start.id if start else 'the backbone'}",
+    ]
+    reused = reuse_weights(workspace, request, runtime, following, notes)
+    if reused is not None:
+        return reused
+    setup = VlapSetup.make(config, inputs, runtime)
+
+    def build(directory: Path) -> Fit:
+        student = _student(setup, teacher, start)
+        data = setup.train_data()
+        if config.cache_teacher_targets:
+            data.teacher_targets = teacher_targets(student, data, setup)
+        evaluate = TuneAccuracy.of_split(
+            inputs.tune_questions,
+            inputs.tune_features,
+            config.model.frames,
+            config.answer,
+            config.eval_batch_size,
+            setup.accelerator,
+        )
+        return setup.fit(student, data, directory, evaluate)
+
+    return run_training(workspace, request, runtime, setup, build, following, notes)
+
+
+def _student(setup: VlapSetup, teacher: Artifact | None, start: Artifact | None) -> VlapStudent:
+    """The student network, its start and its teacher loaded."""
+    device = setup.accelerator.device
+    student = VlapStudent(setup.backbone, setup.config.model, tokens=setup.config.tokens)
+    if start is not None:
+        load_trained_state(student, read_weights(start), start=True)
+    if teacher is not None and student.teacher is not None:
+        student.load_teacher(read_weights(teacher))
+    return student.to(device)
+
+
+@torch.no_grad()
+def teacher_targets(student: VlapStudent, data: VlapData, setup: VlapSetup) -> Tensor:
+    """The frozen teacher's tokens of every training question, [questions, T * Q, D] on the CPU.
+
+    Computed in fixed batches in the questions' order, so that a resumed run has the same bits.
+    """
+    student.eval()
+    device, parts = setup.accelerator.device, []
+    for first in range(0, len(data), TARGET_BATCH):
+        batch = data.batch(range(first, min(first + TARGET_BATCH, len(data))), epoch=0)
+        targets = student.teacher_targets(batch.features.to(device), batch.text.to(device))
+        parts.append(targets.cpu())
+        setup.runtime.progress(min(first + TARGET_BATCH, len(data)), len(data), "teacher targets")
+    return torch.cat(parts)

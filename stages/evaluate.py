@@ -1,0 +1,372 @@
+"""Answer every question of a split with a system, and score the answers.
+
+Reads: questions, features, weights.   Writes: predictions (Parquet shards and metrics).
+A question without features is a failed row, never a missing or another one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from stages.artifacts import atomic
+from stages.artifacts.clips import FAILURES_TABLE, Failure
+from stages.artifacts.lookup import features_of, questions_of, weights_of
+from stages.artifacts.predictions import (
+    METRICS_FILE,
+    PREDICTIONS_TABLE,
+    STEM,
+    encode_predictions,
+)
+from stages.artifacts.questions import write_failures
+from stages.artifacts.result import StageResult, finished_result, unfinished_result
+from stages.artifacts.shards import Claim, ShardedDraft, split_into_shards
+from stages.artifacts.store import Artifact, Draft, Request, Workspace
+from stages.benchmarks.batches import QuestionFeatures, load_questions
+from stages.benchmarks.manifest import load_manifest, split_name
+from stages.benchmarks.prompts import AnswerMode
+from stages.benchmarks.questions import Question
+from stages.benchmarks.scorers.accuracy import ScoredRow, is_correct, row_of, score
+from stages.benchmarks.statistics import tally
+from stages.core.config import Config
+from stages.core.device import resolve_device
+from stages.core.errors import DataError, UsageError
+from stages.core.runtime import Runtime
+from stages.models.vlap import VlapConfig
+from stages.systems.face import System
+from stages.systems.predict import Blind, Prediction, predict
+from stages.systems.selectors import plain_selector
+from stages.systems.vlap import load_vlap
+
+STAGE = "eval"
+
+
+class EvaluateConfig(Config):
+    """What decides the bytes of a predictions artifact, besides features and weights."""
+
+    benchmark: str
+    """Name of the benchmark."""
+    split: str
+    """Split that is answered."""
+    system: Literal["vlap"]
+    """Name of the system."""
+    select: str = "own"
+    """`own`: the system's selector; or uniform, random, oracle, all."""
+    keep: int
+    """Frames that are kept."""
+    frames: int
+    """Frames that they are kept from."""
+    answer: AnswerMode
+    """How answers are read."""
+    blind: Blind | None = None
+    """What is shown instead of the video."""
+    model: dict[str, Any] = Field(default_factory=dict)
+    """Options of the network that differ from training (`eval_noise`, `restrict_options`, ...)."""
+    seed: int = 42
+    """Seed of random selection, noise and intervals."""
+    batch_size: int = Field(default=16, ge=1)
+    """Questions per forward pass."""
+    questions_per_shard: int = Field(default=256, ge=1)
+    """Questions in one shard."""
+    device: str
+    """Device type."""
+    torch: str
+    """Major and minor version."""
+
+
+@dataclass(frozen=True)
+class EvaluateInputs:
+    """Artifacts that an evaluation reads."""
+
+    questions: Artifact
+    features: Artifact
+    weights: Artifact
+
+
+def find_inputs(
+    workspace: Workspace,
+    benchmark: str,
+    split: str | None,
+    *,
+    role: str | None = None,
+    weights: str | None = None,
+    features: Sequence[str] = (),
+) -> EvaluateInputs:
+    """Choose what to evaluate: the report split; a student before a start or a teacher."""
+    manifest = load_manifest(benchmark)
+    name = split_name(manifest, split) if split else manifest.report_split
+    questions = questions_of(workspace, benchmark, name)
+    roles = [role] if role else ["student", "start", "teacher"]
+    chosen = weights_of(workspace, benchmark, roles, reference=weights)
+    made = chosen.config
+    found = features_of(
+        workspace,
+        questions,
+        backbone=made["backbone"],
+        frames=made["model"]["frames"],
+        references=features,
+    )
+    return EvaluateInputs(questions, found, chosen)
+
+
+def evaluate_config(inputs: EvaluateInputs, values: dict[str, Any], device: str) -> EvaluateConfig:
+    """The configuration of an evaluation; what is not given comes from the weights.
+
+    Raises:
+        UsageError: More frames are to be kept than are seen, or a prompter is asked for another
+            number than it was trained for.
+    """
+    made = inputs.weights.config
+    trained = VlapConfig.build(made["model"], inputs.weights.id)
+    select = values.pop("select", None) or "own"
+    keep = values.pop("keep", None) or trained.keep
+    if select == "all":
+        keep = trained.frames
+    if keep > trained.frames:
+        raise UsageError(f"cannot keep {keep} of {trained.frames} frames")
+    if select == "own" and keep != trained.keep:
+        raise UsageError(
+            f"{inputs.weights.id} keeps {trained.keep} frames by itself, not {keep}",
+            "choose another --select, or weights trained for it",
+        )
+    return EvaluateConfig.build(
+        {
+            "system": made["system"],
+            "answer": made["answer"],
+            **values,
+            "benchmark": inputs.questions.config["benchmark"],
+            "split": inputs.questions.config["split"],
+            "select": select,
+            "keep": keep,
+            "frames": trained.frames,
+            "device": resolve_device(device).type,
+            "torch": ".".join(torch.__version__.split(".")[:2]),
+        },
+        "eval",
+    )
+
+
+def evaluate(
+    workspace: Workspace,
+    inputs: EvaluateInputs,
+    config: EvaluateConfig,
+    runtime: Runtime,
+    *,
+    backbone: str | None = None,
+) -> StageResult:
+    """Write predictions and metrics of one split, continuing what an earlier run left."""
+    started = time.monotonic()
+    request = Request(
+        "predictions",
+        runtime.name or _label(config, inputs.weights),
+        config.as_json(),
+        {
+            "questions": inputs.questions,
+            "features": inputs.features,
+            "weights": inputs.weights,
+        },
+    )
+    existing = workspace.existing(request)
+    if existing is not None and not runtime.force:
+        return _result(existing, True, started)
+    if runtime.force and not runtime.shards.is_all:
+        raise UsageError("--force and --shard cannot be combined", "use --force without --shard")
+    data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
+    ranges = split_into_shards(len(data.questions), config.questions_per_shard)
+    draft = workspace.draft(request, force=runtime.force)
+    sharded = ShardedDraft(draft, len(ranges), STEM, ".parquet", runtime.shards)
+    run = _Run(data, config, inputs, runtime, backbone)
+    sharded.run_passes(lambda claims: run.build(sharded, claims, ranges))
+    artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, config, run.host()))
+    if artifact is None:
+        counts = {"total": sharded.num_shards, "done": sharded.num_done(), "failed": 0}
+        return unfinished_result(draft, counts, time.monotonic() - started)
+    return _result(artifact, False, started)
+
+
+def _label(config: EvaluateConfig, weights: Artifact) -> str:
+    parts = [config.benchmark, config.split, weights.label.removeprefix(f"{config.benchmark}-")]
+    if config.select != "own":
+        parts.append(f"{config.select}{config.keep}")
+    if config.blind:
+        parts.append(f"blind-{config.blind}")
+    return "-".join(parts)
+
+
+# --- answering -----------------------------------------------------------------------------------
+
+
+class _Run:
+    """The loaded system and how long it took."""
+
+    def __init__(
+        self,
+        data: QuestionFeatures,
+        config: EvaluateConfig,
+        inputs: EvaluateInputs,
+        runtime: Runtime,
+        backbone: str | None,
+    ) -> None:
+        self.data, self.config, self.runtime = data, config, runtime
+        self.system = _system(config, inputs.weights, runtime, backbone)
+        self.seconds = 0.0
+        self.answered = 0
+
+    def build(self, sharded: ShardedDraft, claims: Iterator[Claim], ranges: Sequence[range]) -> int:
+        """Answer and commit every claimed shard."""
+        count = 0
+        for claim in claims:
+            records = self._shard(ranges[claim.shard])
+            data = encode_predictions(records, _open_ended(self.data.questions))
+            sharded.commit(claim, data, {"records": records})
+            count += 1
+        return count
+
+    def host(self) -> dict[str, Any]:
+        """Model time per question from stored features, of what this run answered."""
+        per_question = 1000 * self.seconds / self.answered if self.answered else None
+        return {"ms_per_video": per_question, "answered_in_this_run": self.answered}
+
+    def _shard(self, positions: range) -> list[dict[str, Any]]:
+        usable = [index for index in positions if not self.data.problem(index)]
+        self._warm_up(usable)
+        answered: dict[int, Prediction] = {}
+        started = time.monotonic()
+        predictions = predict(
+            self.system,
+            self.data,
+            usable,
+            self.config.batch_size,
+            blind=self.config.blind,
+            seed=self.config.seed,
+        )
+        for index, prediction in zip(usable, predictions, strict=True):
+            answered[index] = prediction
+            self.answered += 1
+            self.runtime.progress(self.answered, len(self.data.questions), "questions")
+        self.seconds += time.monotonic() - started
+        return [self._record(index, answered.get(index)) for index in positions]
+
+    def _warm_up(self, usable: Sequence[int]) -> None:
+        """One batch outside the clock; it draws nothing from a global random state."""
+        if self.answered == 0:
+            for _ in predict(self.system, self.data, usable[:1], 1, blind=self.config.blind):
+                continue
+
+    def _record(self, index: int, prediction: Prediction | None) -> dict[str, Any]:
+        question = self.data.questions[index]
+        record: dict[str, Any] = {
+            "question_id": question.question_id,
+            "prediction": None,
+            "answer": question.truth,
+            "correct": None,
+            "scores": [],
+            "frames": [],
+            "times": [],
+            "frame_scores": [],
+            "candidate_times": [],
+            "status": "failed",
+            "reason": "",
+        }
+        if prediction is None:
+            reason = self.data.problem(index)
+            if self.runtime.strict:
+                raise DataError(f"{question.question_id}: {reason}", "run without --strict")
+            return record | {"reason": reason}
+        return record | {
+            "prediction": prediction.prediction,
+            "correct": is_correct(prediction.prediction, question.truth),
+            "scores": prediction.scores,
+            "frames": prediction.frames,
+            "times": prediction.times,
+            "frame_scores": prediction.frame_scores,
+            "candidate_times": prediction.candidate_times,
+            "status": "ok" if question.labelled else "unlabelled",
+        }
+
+
+def _system(
+    config: EvaluateConfig, weights: Artifact, runtime: Runtime, backbone: str | None
+) -> System:
+    torch.manual_seed(config.seed)
+    system = load_vlap(
+        weights,
+        resolve_device(runtime.device),
+        backbone=backbone,
+        answer=config.answer,
+        overrides=config.model,
+    )
+    if config.select == "own":
+        return system
+    selector = plain_selector(config.select, config.seed)
+    return System(system.name, selector, system.answerer, system.frames, config.keep, system.device)
+
+
+def _open_ended(questions: Sequence[Question]) -> bool:
+    return any(question.open_ended for question in questions)
+
+
+# --- finishing -----------------------------------------------------------------------------------
+
+
+def _finish(
+    draft: Draft, sharded: ShardedDraft, config: EvaluateConfig, host: dict[str, Any]
+) -> Artifact:
+    records = [item for record in sharded.records() for item in record["records"]]
+    questions = load_questions(draft.request.inputs["questions"])
+    rows = [
+        _scored_row(question, record) for question, record in zip(questions, records, strict=True)
+    ]
+    metrics = score(rows, load_manifest(config.benchmark), config.seed)
+    counted = tally([row.status for row in rows])
+    atomic.write_bytes(
+        draft.path / PREDICTIONS_TABLE, encode_predictions(records, _open_ended(questions))
+    )
+    atomic.write_json(draft.path / METRICS_FILE, metrics)
+    failed = [record for record in records if record["status"] == "failed"]
+    write_failures(
+        draft.path,
+        [Failure(record["question_id"], STAGE, "failed", record["reason"]) for record in failed],
+    )
+    return draft.finish(
+        {"total": len(rows), "done": len(rows) - len(failed), "failed": len(failed)},
+        rows={PREDICTIONS_TABLE: len(rows), FAILURES_TABLE: len(failed)},
+        extra={"metrics": metrics, "tally": counted.as_json(), "shards": sharded.num_shards},
+        host=host,
+    )
+
+
+def _scored_row(question: Question, record: dict[str, Any]) -> ScoredRow:
+    return row_of(
+        question,
+        record["prediction"],
+        record["status"],
+        record["times"],
+        record["candidate_times"],
+    )
+
+
+def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
+    metrics, counted = artifact.manifest["metrics"], artifact.manifest["tally"]
+    config = artifact.config
+    details = {
+        "benchmark": config["benchmark"],
+        "split": config["split"],
+        "system": config["system"],
+        **counted,
+        "metrics": metrics,
+        "ms_per_video": artifact.manifest["host"].get("ms_per_video"),
+    }
+    return finished_result(
+        artifact,
+        reused=reused,
+        seconds=time.monotonic() - started,
+        next_commands=["vqa report"],
+        notes=[] if metrics else ["nothing is labelled: no metrics"],
+        details=details,
+    )

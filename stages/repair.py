@@ -1,0 +1,170 @@
+"""Rebuild a damaged artifact from what its manifest says it was made of.
+
+Only the damaged files go: shards that are sound stay, and the stage that made the artifact
+finishes it again, with the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stages import distill, evaluate, features, frames, prepare, report, teacher
+from stages.artifacts.locks import locked
+from stages.artifacts.store import MANIFEST, Artifact, Workspace, verify_files
+from stages.artifacts.weights import backbone_of
+from stages.core.errors import DataError, MissingInput
+from stages.core.runtime import Runtime
+from stages.training.vlap_setup import VlapInputs
+
+SHARD_FILE = re.compile(r"(?P<stem>.+-\d{5})\.(?:h5|parquet|json)")
+
+Rebuild = Callable[[Workspace, Artifact, dict[str, Artifact], Runtime], None]
+
+
+def repair_artifact(workspace: Workspace, path: Path, runtime: Runtime) -> Artifact:
+    """Delete the damaged files of the artifact at `path` and make them again.
+
+    Raises:
+        MissingInput: An input is gone or damaged itself; repair that one first.
+        DataError: The manifest itself cannot be read, or the rebuilt bytes differ.
+    """
+    artifact = workspace.open(path)
+    inputs = _inputs(workspace, artifact)
+    with locked(workspace.lock_path(artifact.kind, artifact.id, "artifact")):
+        damaged = [line.partition(":")[0] for line in verify_files(artifact)]
+        (path / MANIFEST).unlink()
+        for name in damaged:
+            _remove(path, name)
+        if artifact.kind in ("questions", "weights", "report"):
+            for name in artifact.manifest["files"]:
+                (path / name).unlink(missing_ok=True)
+    REBUILDS[artifact.kind](workspace, artifact, inputs, replace(runtime, name=artifact.label))
+    rebuilt = workspace.open(path)
+    if rebuilt.content != artifact.content:
+        raise DataError(
+            f"{path} was rebuilt, but its content differs from before",
+            "inputs or libraries changed since; artifacts made from it are now stale (vqa status)",
+        )
+    return rebuilt
+
+
+def _inputs(workspace: Workspace, artifact: Artifact) -> dict[str, Artifact]:
+    inputs = {}
+    for record in artifact.manifest["inputs"]:
+        found = workspace.open(workspace.root / record["kind"] / record["id"])
+        if verify_files(found):
+            raise MissingInput(
+                f"{artifact.id} is made from {found.id}, which is damaged itself",
+                f"vqa artifacts verify {found.id} --repair",
+            )
+        inputs[record["role"]] = found
+    return inputs
+
+
+def _remove(path: Path, name: str) -> None:
+    """A damaged file, and with a shard's data or sidecar both."""
+    shard = SHARD_FILE.fullmatch(name)
+    if shard is None:
+        (path / name).unlink(missing_ok=True)
+        return
+    for file in path.glob(f"{shard['stem']}.*"):
+        file.unlink()
+
+
+# --- how each kind is made ------------------------------------------------------------------------
+
+
+def _questions(
+    workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
+) -> None:
+    made, host = artifact.config, artifact.manifest["host"]
+    if made["benchmark"] == "shapes":
+        recipe = made["generated"]
+        prepare.prepare_shapes(
+            workspace,
+            made["split"],
+            runtime,
+            num_videos=recipe["videos"],
+            seed=recipe["seed"],
+            hard=recipe["hard"],
+        )
+        return
+    sources = prepare.Sources(
+        Path(host["annotations"]),
+        [Path(root) for root in host["video_roots"]],
+        Path(host["video_map"]) if host["video_map"] else None,
+    )
+    prepare.prepare(
+        workspace, made["benchmark"], made["split"], sources, runtime, hashing=made["hash"]
+    )
+
+
+def _frames(
+    workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
+) -> None:
+    config = frames.FramesConfig.build(artifact.config, artifact.id)
+    frames.extract_frames(workspace, inputs["questions"], config, runtime)
+
+
+def _features(
+    workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
+) -> None:
+    config = features.FeaturesConfig.build(artifact.config, artifact.id)
+    backbone = backbone_of(artifact)
+    job = features.FeatureJob(inputs["questions"], backbone, config, None)
+    features.extract_features(workspace, job, runtime)
+
+
+def _weights(
+    workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
+) -> None:
+    values: dict[str, Any] = dict(artifact.config)
+    for derived in ("system", "role", "benchmark", "backbone", "backbone_weights", "tokens"):
+        values.pop(derived)
+    given = VlapInputs(
+        inputs["train_questions"],
+        inputs["train_features"],
+        inputs.get("tune_questions"),
+        inputs.get("tune_features"),
+        backbone_of(artifact),
+    )
+    values["frames"], values["keep"] = values["model"]["frames"], values["model"]["keep"]
+    if artifact.config["role"] == "student":
+        distill.distill(
+            workspace,
+            given,
+            values,
+            runtime,
+            teacher=inputs.get("teacher"),
+            start=inputs.get("start"),
+        )
+    else:
+        teacher.train_teacher(workspace, given, values, runtime)
+
+
+def _predictions(
+    workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
+) -> None:
+    config = evaluate.EvaluateConfig.build(artifact.config, artifact.id)
+    given = evaluate.EvaluateInputs(inputs["questions"], inputs["features"], inputs["weights"])
+    evaluate.evaluate(workspace, given, config, runtime)
+
+
+def _report(
+    workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
+) -> None:
+    report.write_report(workspace, list(inputs.values()), runtime)
+
+
+REBUILDS: dict[str, Rebuild] = {
+    "questions": _questions,
+    "frames": _frames,
+    "features": _features,
+    "weights": _weights,
+    "predictions": _predictions,
+    "report": _report,
+}

@@ -1,0 +1,93 @@
+"""What every system shows to evaluation: a selector of frames and an answerer.
+
+A system is a selector × an answerer, so any selector can be crossed with any answerer.
+
+Axes: B questions, T frames seen, K frames kept, N tokens, C width, O options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stages.benchmarks.batches import QuestionBatch
+from stages.benchmarks.questions import Question
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Frames kept of a batch.
+
+    Attributes:
+        indices: int64 [B, K], positions among the T frames, ascending.
+        scores: float [B, T], what the selector thought of each frame; none if it does not score.
+    """
+
+    indices: Tensor
+    scores: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of a batch.
+
+    Attributes:
+        scores: Per question, one score per option; empty lists for generated text.
+        predictions: Index of the best option (the earlier one on a tie), or generated text.
+    """
+
+    scores: list[list[float]]
+    predictions: list[int | str]
+
+
+class Selector(Protocol):
+    """Chooses which of a question's frames are looked at."""
+
+    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+        """Choose `keep` of the T frames.
+
+        Args:
+            batch: Questions, frame indices and times.
+            features: [B, T, N, C] on the model's device, before the tower's last LayerNorm.
+            keep: K.
+        """
+        ...
+
+
+class Answerer(Protocol):
+    """Answers a question from chosen frames."""
+
+    def answer(self, features: Tensor, questions: Sequence[Question]) -> Answers:
+        """Answer from features [B, K, N, C] of the chosen frames, in time order."""
+        ...
+
+
+@dataclass(frozen=True)
+class System:
+    """A selector and an answerer that know how many frames they see and keep.
+
+    Attributes:
+        name: Such as `vlap`.
+        selector: Chooses the frames.
+        answerer: Answers from them.
+        frames: T.
+        keep: K; equal to T when all frames are used.
+        device: Where the answerer's weights are.
+    """
+
+    name: str
+    selector: Selector
+    answerer: Answerer
+    frames: int
+    keep: int
+    device: torch.device
+
+
+def gather_frames(features: Tensor, indices: Tensor) -> Tensor:
+    """Features [B, T, N, C] and indices [B, K] -> [B, K, N, C]."""
+    rows = torch.arange(len(features), device=features.device)[:, None]
+    return features[rows, indices.to(features.device)]

@@ -1,0 +1,96 @@
+"""Selectors that learn nothing: uniform, random, all frames, and an oracle that knows the spans."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.benchmarks.batches import QuestionBatch
+from stages.core.errors import UsageError
+from stages.core.midpoints import midpoint_indices
+from stages.systems.face import Selection, Selector
+
+Span = tuple[float, float]
+
+
+class UniformSelector:
+    """The middle frame of each of K equal segments."""
+
+    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+        """See `Selector`."""
+        kept = torch.from_numpy(midpoint_indices(0, features.shape[1], keep))
+        return Selection(kept.expand(len(batch), -1))
+
+
+class AllFrames:
+    """Every frame, whatever `keep` says."""
+
+    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+        """See `Selector`."""
+        return Selection(torch.arange(features.shape[1]).expand(len(batch), -1))
+
+
+class RandomSelector:
+    """K frames drawn without replacement, the same for a question in every run of a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+        """See `Selector`."""
+        rows = [self._draw(q.question_id, features.shape[1], keep) for q in batch.questions]
+        return Selection(torch.from_numpy(np.stack(rows)))
+
+    def _draw(self, question_id: str, frames: int, keep: int) -> np.ndarray:
+        digest = hashlib.sha256(f"{self.seed} {question_id}".encode()).digest()
+        generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
+        return np.sort(generator.choice(frames, size=keep, replace=False)).astype(np.int64)
+
+
+class OracleSelector:
+    """Frames inside the true spans first, then the nearest ones; needs known spans."""
+
+    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+        """See `Selector`.
+
+        Raises:
+            UsageError: A question has no spans.
+        """
+        rows = []
+        for question, times in zip(batch.questions, batch.times, strict=True):
+            if not question.spans:
+                raise UsageError(
+                    f"the oracle needs the true spans, {question.question_id} has none",
+                    "choose another --select",
+                )
+            distance = [_distance(float(seconds), question.spans) for seconds in times]
+            nearest = np.argsort(np.array(distance), kind="stable")[:keep]
+            rows.append(np.sort(nearest))
+        return Selection(torch.from_numpy(np.stack(rows).astype(np.int64)))
+
+
+def _distance(seconds: float, spans: tuple[Span, ...]) -> float:
+    """Seconds from a time to the nearest span's middle if outside all, else 0."""
+    if any(low <= seconds <= high for low, high in spans):
+        return 0.0
+    return min(max(low - seconds, seconds - high) for low, high in spans)
+
+
+def plain_selector(name: str, seed: int) -> Selector:
+    """The selector called `uniform`, `random`, `oracle` or `all`."""
+    if name == "random":
+        return RandomSelector(seed)
+    plain: dict[str, type[UniformSelector | AllFrames | OracleSelector]] = {
+        "uniform": UniformSelector,
+        "oracle": OracleSelector,
+        "all": AllFrames,
+    }
+    if name not in plain:
+        raise UsageError(f"no selector called {name!r}", f"known: {', '.join(PLAIN_SELECTORS)}")
+    return plain[name]()
+
+
+PLAIN_SELECTORS = ("uniform", "random", "oracle", "all")

@@ -1,0 +1,59 @@
+"""Train the VLAP teacher on all frames, or the K-frame model that a student starts from.
+
+Reads: features of the train and tune splits.   Writes: weights (role `teacher` or `start`).
+Paper: VLAP (arXiv 2312.08367) section 3; specs/vlap.md 1 and 3.4.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stages.artifacts.result import StageResult
+from stages.artifacts.store import Request, Workspace
+from stages.core.runtime import Runtime
+from stages.models.vlap import VlapTeacher
+from stages.systems.tuning import TuneAccuracy
+from stages.training.loop import Fit
+from stages.training.vlap_run import reuse_weights, run_training
+from stages.training.vlap_setup import VlapInputs, VlapSetup, stage_config
+
+
+def train_teacher(
+    workspace: Workspace, inputs: VlapInputs, values: dict[str, Any], runtime: Runtime
+) -> StageResult:
+    """Train and write the weights of one multi-frame model.
+
+    Args:
+        workspace: Where to write.
+        inputs: Features and backbone.
+        values: Settings; with `keep` smaller than `frames` the model is a K-frame start: a random
+            frame of each segment in training, the middle one in evaluation.
+        runtime: How to run.
+    """
+    stored = max(inputs.train_features.config["sampling"]["frames"])
+    frames = values.get("frames") or stored
+    role = "teacher" if values.get("keep") in (None, frames) else "start"
+    config = stage_config(values, role, inputs, "train-teacher")
+    label = runtime.name or f"{config.benchmark}-vlap-{role}-{config.model.keep}f"
+    request = Request("weights", label, config.as_json(), inputs.as_inputs())
+    following = [f"vqa distill --benchmark {config.benchmark} --keep 4"]
+    notes = [f"features: {inputs.train_features.id}"]
+    reused = reuse_weights(workspace, request, runtime, following, notes)
+    if reused is not None:
+        return reused
+    setup = VlapSetup.make(config, inputs, runtime)
+
+    def build(directory: Path) -> Fit:
+        model = VlapTeacher(setup.backbone, config.model).to(setup.accelerator.device)
+        evaluate = TuneAccuracy.of_split(
+            inputs.tune_questions,
+            inputs.tune_features,
+            config.model.frames,
+            config.answer,
+            config.eval_batch_size,
+            setup.accelerator,
+        )
+        return setup.fit(model, setup.train_data(), directory, evaluate)
+
+    return run_training(workspace, request, runtime, setup, build, following, notes)

@@ -1,0 +1,131 @@
+"""One run of VLAP training, from a request to a finished weights artifact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from stages.artifacts import atomic
+from stages.artifacts.locks import locked
+from stages.artifacts.result import StageResult, finished_result
+from stages.artifacts.store import Artifact, Draft, Request, Workspace
+from stages.artifacts.weights import WEIGHTS_FILE, write_weights
+from stages.core.runtime import Runtime
+from stages.models.backbones.catalog import backbone_host
+from stages.models.vlap import VlapStudent, VlapTeacher, parameter_counts, trained_state
+from stages.training.loop import BEST_FILE, METRICS_FILE, STATE_FILE, Fit
+from stages.training.vlap_setup import VlapSetup
+
+
+def reuse_weights(
+    workspace: Workspace,
+    request: Request,
+    runtime: Runtime,
+    next_commands: list[str],
+    notes: list[str],
+) -> StageResult | None:
+    """The finished artifact of `request`, if there is one and it is not to be rebuilt."""
+    existing = None if runtime.force else workspace.existing(request)
+    if existing is None:
+        return None
+    return finished_result(
+        existing,
+        reused=True,
+        seconds=0.0,
+        next_commands=next_commands,
+        notes=[*notes, *_summary(existing)],
+        details={"training": existing.manifest["training"]},
+    )
+
+
+def run_training(
+    workspace: Workspace,
+    request: Request,
+    runtime: Runtime,
+    setup: VlapSetup,
+    build: Callable[[Path], Fit],
+    next_commands: list[str],
+    notes: list[str],
+) -> StageResult:
+    """Train under the draft's lock and finish the weights artifact.
+
+    With several processes the main one holds the lock and writes; the others follow it.
+
+    Args:
+        workspace: Where to write.
+        request: The weights artifact.
+        runtime: How to run.
+        setup: Accelerator and inputs.
+        build: Makes the run of training, given the directory for its state.
+        next_commands: What a user would type next.
+        notes: What was chosen.
+    """
+    started = time.monotonic()
+    accelerator = setup.accelerator
+    draft = Draft(workspace, request)
+    if accelerator.is_main_process:
+        draft = workspace.draft(request, force=runtime.force)
+        with locked(draft.lock_path()):
+            atomic.make_directory(draft.path)
+            done = None if runtime.force else workspace.existing(request)
+            _announce(accelerator, done is not None)
+            artifact = done or _train(draft, build, setup)
+        accelerator.wait_for_everyone()
+    else:
+        if not _announce(accelerator, False):
+            build(draft.path).run()
+        accelerator.wait_for_everyone()
+        artifact = workspace.open(draft.path)
+    return finished_result(
+        artifact,
+        reused=False,
+        seconds=time.monotonic() - started,
+        next_commands=next_commands,
+        notes=[*notes, *_summary(artifact)],
+        details={"training": artifact.manifest["training"]},
+    )
+
+
+def _announce(accelerator: Accelerator, finished: bool) -> bool:
+    """Tell every process whether the main one found the artifact finished."""
+    if accelerator.num_processes == 1:
+        return finished
+    message = [finished]
+    broadcast_object_list(message)
+    return bool(message[0])
+
+
+def _train(draft: Draft, build: Callable[[Path], Fit], setup: VlapSetup) -> Artifact:
+    fit = build(draft.path)
+    result = fit.run()
+    fit.model.load_state_dict(result.weights, strict=False)
+    assert isinstance(fit.model, VlapTeacher | VlapStudent)
+    tensors = trained_state(fit.model)
+    write_weights(draft, tensors)
+    for name in (STATE_FILE, BEST_FILE):
+        (draft.path / name).unlink(missing_ok=True)
+    facts = {
+        "best_epoch": result.best_epoch,
+        "tune_accuracy": result.best_accuracy,
+        "forward_passes": result.forward_passes,
+        "parameters": parameter_counts(fit.model),
+    }
+    questions = len(fit.data)
+    return draft.finish(
+        {"total": questions, "done": questions, "failed": 0},
+        rows={WEIGHTS_FILE: len(tensors)},
+        logs=frozenset({METRICS_FILE}),
+        extra={"training": facts},
+        host=backbone_host(setup.inputs.backbone) | {"processes": setup.accelerator.num_processes},
+    )
+
+
+def _summary(artifact: Artifact) -> list[str]:
+    facts = artifact.manifest["training"]
+    if facts["tune_accuracy"] is None:
+        return [f"no tune split: the weights of the last epoch are kept ({facts['best_epoch']})"]
+    return [f"tune accuracy {facts['tune_accuracy']:.2f} in epoch {facts['best_epoch']}"]

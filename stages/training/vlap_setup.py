@@ -1,0 +1,233 @@
+"""From a command's values and the workspace's artifacts to a ready run of VLAP training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from stages.artifacts.lookup import features_of, prepared_splits, questions_of
+from stages.artifacts.store import Artifact, Workspace
+from stages.benchmarks.batches import QuestionFeatures
+from stages.benchmarks.manifest import load_manifest
+from stages.core.device import resolve_device
+from stages.core.errors import ConfigError, MissingInput, UsageError
+from stages.core.runtime import Runtime
+from stages.models.backbones.catalog import backbone_label, backbone_path
+from stages.models.backbones.folder import BackboneFolder
+from stages.models.backbones.instructblip import InstructBlip
+from stages.models.vlap import PRESETS
+from stages.training.loop import Fit, make_accelerator
+from stages.training.vlap import TauForward, VlapData, VlapStageConfig
+
+PRESET_TRAINING: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    "reference": {"accumulate_rule": "sum"},
+}
+PRESET_TEMPERATURE: Mapping[str, Mapping[str, Any]] = {
+    "paper": {"total": "steps"},
+    "reference": {"total": "epochs", "epochs": 50},
+}
+"""What the presets of specs/vlap.md 10 say beyond the network's own options."""
+
+
+@dataclass(frozen=True)
+class VlapInputs:
+    """Artifacts that a VLAP training stage reads.
+
+    Attributes:
+        train_questions, train_features: What is learnt from.
+        tune_questions, tune_features: What chooses the checkpoint, if there is such a split.
+        backbone: Name or folder of the backbone.
+    """
+
+    train_questions: Artifact
+    train_features: Artifact
+    tune_questions: Artifact | None
+    tune_features: Artifact | None
+    backbone: str
+
+    def as_inputs(self, **weights: Artifact | None) -> dict[str, Artifact]:
+        """Role to artifact, for the request."""
+        named = {
+            "train_questions": self.train_questions,
+            "train_features": self.train_features,
+            "tune_questions": self.tune_questions,
+            "tune_features": self.tune_features,
+            **weights,
+        }
+        return {role: item for role, item in named.items() if item is not None}
+
+
+def find_inputs(
+    workspace: Workspace,
+    benchmark: str,
+    backbone: str | None,
+    frames: int | None,
+    references: Sequence[str],
+) -> VlapInputs:
+    """Features of the splits that are learnt from and tuned on.
+
+    Args:
+        workspace: Where to look.
+        benchmark: Name of the benchmark.
+        backbone: Name or folder; none: the one that the features were made with.
+        frames: Frames per clip that must be stored.
+        references: Features artifacts that the user named.
+
+    Raises:
+        MissingInput: No features of the train split. A missing tune split is no error.
+        UsageError: Several fit.
+    """
+    manifest = load_manifest(benchmark)
+    label = backbone_label(backbone) if backbone else None
+    prepared = prepared_splits(workspace, benchmark)
+
+    def of_role(role: Literal["train", "tune"]) -> tuple[Artifact, Artifact] | None:
+        splits = [split for split in manifest.splits_for(role) if split in prepared]
+        if not splits:
+            return None
+        questions = questions_of(workspace, benchmark, splits[0])
+        found = features_of(
+            workspace, questions, backbone=label, frames=frames, references=references
+        )
+        return questions, found
+
+    train = of_role("train")
+    if train is None:
+        split = (*manifest.splits_for("train"), "train")[0]
+        raise MissingInput(
+            f"no prepared train split of {benchmark} in workspace {workspace.root}",
+            f"vqa prepare --benchmark {benchmark} --split {split} ...",
+        )
+    tune = of_role("tune")
+    return VlapInputs(
+        *train,
+        tune[0] if tune else None,
+        tune[1] if tune else None,
+        backbone or train[1].config["backbone"],
+    )
+
+
+def with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings with their preset spelled out; what the user set stands over it.
+
+    Raises:
+        UsageError: No such preset.
+    """
+    values = dict(values)
+    name = values.pop("preset", "paper")
+    if name not in PRESETS:
+        raise UsageError(f"no preset called {name!r}", f"known: {', '.join(PRESETS)}")
+    values["model"] = {**PRESETS[name], **values.get("model", {})}
+    values["training"] = {**PRESET_TRAINING[name], **values.get("training", {})}
+    values["temperature"] = {**PRESET_TEMPERATURE[name], **values.get("temperature", {})}
+    return values
+
+
+def stage_config(
+    values: dict[str, Any], role: str, inputs: VlapInputs, command: str
+) -> VlapStageConfig:
+    """The validated configuration of a training stage.
+
+    Args:
+        values: Recipe, flags and overrides: `frames`, `keep`, `answer`, `seed`, `preset`, and the
+            groups `model`, `training`, `temperature`.
+        role: `teacher`, `start` or `student`.
+        inputs: What is read.
+        command: For error messages.
+    """
+    values = with_preset(values)
+    benchmark = inputs.train_questions.config["benchmark"]
+    folder = BackboneFolder(backbone_path(inputs.backbone))
+    stored = max(inputs.train_features.config["sampling"]["frames"])
+    frames = values.pop("frames", None) or stored
+    keep = values.pop("keep", None) or frames
+    values["model"] = {"frames": frames, "keep": keep, **values["model"]}
+    if "prompter" in values:
+        values["model"]["prompter"] = values.pop("prompter")
+    if "seed" in values:
+        values["training"]["seed"] = values.pop("seed")
+    values.setdefault("answer", load_manifest(benchmark).answer_default)
+    return VlapStageConfig.build(
+        {
+            **values,
+            "role": role,
+            "benchmark": benchmark,
+            "backbone": backbone_label(inputs.backbone),
+            "backbone_weights": folder.content_fingerprint(
+                ["vision_model.", "qformer.", "query_tokens", "language_"]
+            ),
+            "tokens": inputs.train_features.manifest["tokens"],
+        },
+        command,
+    )
+
+
+@dataclass
+class VlapSetup:
+    """Everything that a run of VLAP training needs besides its network."""
+
+    config: VlapStageConfig
+    inputs: VlapInputs
+    runtime: Runtime
+    accelerator: Accelerator
+    backbone: InstructBlip
+
+    @classmethod
+    def make(
+        cls,
+        config: VlapStageConfig,
+        inputs: VlapInputs,
+        runtime: Runtime,
+    ) -> VlapSetup:
+        """Load the backbone and start `accelerate`."""
+        if inputs.train_features.config["backbone"] != config.backbone:
+            raise ConfigError(
+                f"{inputs.train_features.id} was extracted with "
+                f"{inputs.train_features.config['backbone']}, not {config.backbone}"
+            )
+        torch.manual_seed(config.training.seed)
+        accelerator = make_accelerator(resolve_device(runtime.device), config.training)
+        folder = BackboneFolder(backbone_path(inputs.backbone))
+        backbone = InstructBlip.load(folder, accelerator.device, config.training.precision)
+        return cls(config, inputs, runtime, accelerator, backbone.to(accelerator.device))
+
+    def train_data(self) -> VlapData:
+        """The training questions."""
+        data = QuestionFeatures(
+            self.inputs.train_questions, self.inputs.train_features, self.config.model.frames
+        )
+        rule = load_manifest(self.config.benchmark).prompt
+        return VlapData(
+            data,
+            self.backbone.text,
+            self.config.answer,
+            rule,
+            self.config.training.seed,
+            self.config.max_train_questions,
+        )
+
+    def fit(
+        self,
+        model: nn.Module,
+        data: VlapData,
+        directory: Path,
+        evaluate: Callable[[nn.Module], float] | None,
+    ) -> Fit:
+        """The run of training of `model`."""
+        return Fit(
+            model,
+            data,
+            self.config.training,
+            directory,
+            forward=TauForward(self.config, self.accelerator.device),
+            evaluate=evaluate,
+            accelerator=self.accelerator,
+            progress=self.runtime.progress,
+        )

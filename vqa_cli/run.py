@@ -1,0 +1,72 @@
+"""`vqa run RECIPE`: the commands of a recipe, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from typing import Annotated, Any
+
+import typer
+
+from stages.core.errors import VqaError
+from vqa_cli.console import Console
+from vqa_cli.options import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    DryRunOption,
+    JsonOption,
+    QuietOption,
+    WorkspaceOption,
+)
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a TOML file.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> int:
+    """Run the stages of a recipe in order; what is finished is reused."""
+    from stages.recipes.recipe import load_recipe
+
+    console = Console(as_json=as_json, quiet=quiet, debug=debug)
+    chosen = load_recipe(recipe)
+    if not chosen.steps:
+        raise VqaError(f"recipe {recipe} has no [[step]]", "see vqa_cli/settings.py's recipes")
+    steps = [[*step, "--workspace", str(workspace)] for step in chosen.steps]
+    if dry_run:
+        if as_json:
+            console.json({"recipe": chosen.name, "title": chosen.title, "steps": steps})
+        else:
+            console.note(chosen.title)
+            for step in steps:
+                console.data.print("vqa " + " ".join(step), markup=False, soft_wrap=True)
+        return 0
+    done: list[dict[str, Any]] = []
+    for step in steps:
+        console.note("vqa " + " ".join(step))
+        code, output = _run_step(step, as_json, quiet)
+        if code > 1:
+            if as_json:
+                console.json(output)
+            return code
+        done.append(output)
+    if as_json:
+        console.json({"recipe": chosen.name, "steps": done})
+    return 0
+
+
+def _run_step(step: list[str], as_json: bool, quiet: bool) -> tuple[int, dict[str, Any]]:
+    """Run one command line in this process; its JSON is caught when ours is wanted."""
+    from vqa_cli.main import run_command
+
+    arguments = [*step, *(["--quiet"] if quiet else [])]
+    if not as_json:
+        return run_command(arguments), {}
+    caught = io.StringIO()
+    with contextlib.redirect_stdout(caught):
+        code = run_command([*arguments, "--json"])
+    return code, json.loads(caught.getvalue())

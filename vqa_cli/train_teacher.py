@@ -1,0 +1,76 @@
+"""`vqa train-teacher`: the VLAP teacher, or with --keep the model that a student starts from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vqa_cli.console import Console
+from vqa_cli.options import (
+    DEFAULT_WORKSPACE,
+    AnswerOption,
+    BackboneOption,
+    BenchmarkOption,
+    DebugOption,
+    DeviceOption,
+    FeaturesOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    PresetOption,
+    QuietOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    WorkspaceOption,
+    open_workspace,
+    runtime,
+)
+from vqa_cli.settings import settings
+
+
+def train_teacher(
+    benchmark: BenchmarkOption,
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", min=1, help="Train a K-frame start instead of the teacher."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, help="Frames seen [all that are stored].")
+    ] = None,
+    backbone: BackboneOption = None,
+    features: FeaturesOption = None,
+    answer: AnswerOption = None,
+    preset: PresetOption = None,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> int:
+    """Train a Q-Former on all T frames, with the language model and vision tower frozen."""
+    from stages import teacher as stage
+    from stages.training.vlap_setup import find_inputs
+
+    console = Console(as_json=as_json, quiet=quiet, debug=debug)
+    values = settings(
+        "train-teacher",
+        recipe=recipe,
+        overrides=overrides,
+        keep=keep,
+        frames=frames,
+        answer=answer,
+        preset=preset,
+        seed=seed,
+    )
+    root = open_workspace(workspace)
+    inputs = find_inputs(root, benchmark, backbone, values.get("frames"), features or [])
+    how = runtime(console, device=device, force=force, name=name)
+    console.stage("train-teacher", [stage.train_teacher(root, inputs, values, how)])
+    return 0
