@@ -368,6 +368,7 @@ def train_answers(
     plan: list[tuple[int, int, int]],
     name: str,
     lr: float,
+    work: Path,
 ) -> None:
     """Q-Former, projection and T5 on stored features.
 
@@ -391,6 +392,8 @@ def train_answers(
         visual = model.visual_tokens(picked, qids, qmask)
         answers = texts.answers([s.answer for s in samples])
         trainer.step(*answer_loss(model, visual, ids, mask, answers))
+        if step % 200 == 199:
+            save_stage(model, work / f"{name}-{step + 1}.safetensors")
 
 
 def pick_shape(
@@ -412,6 +415,13 @@ def stored_features(model: Tiny, clips: Clips) -> Tensor:
         model.features(pixels[i : i + 8].flatten(0, 1)).half() for i in range(0, len(pixels), 8)
     ]
     return torch.cat(parts).unflatten(0, (len(pixels), NUM_FRAMES))
+
+
+def kept_features(model: Tiny, clips: Clips, path: Path) -> Tensor:
+    """`stored_features`, kept in the work folder until the tower is trained again."""
+    if not path.exists():
+        save_file({"features": stored_features(model, clips)}, path)
+    return load_file(path)["features"]
 
 
 # --- what came out ------------------------------------------------------------------------------
@@ -470,6 +480,7 @@ def save_folder(model: Tiny, config: dict, folder: Path) -> None:
         if not name.endswith("embed_tokens.weight")
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     preprocessor = {
         "image_processor_type": "BlipImageProcessor",
@@ -505,10 +516,11 @@ def save_stage(model: Tiny, path: Path) -> None:
 # --- the run ------------------------------------------------------------------------------------
 
 VISION_STEPS, LANGUAGE_STEPS = 2000, 300
+# (frames, batch, steps): rows begin in turn and stay in the draw
 SINGLE = [(1, 64, 900)]
 MULTI = [(2, 64, 200), (4, 48, 500), (8, 32, 300), (16, 24, 300), (32, 16, 500)]
 
-"""(frames, batch, steps): rows begin in turn and stay in the draw."""
+
 WHAT = {
     "vision": "96 pictures: shape, colour and place by linear heads on CLS and every patch",
     "language": "64 sentences: T5 alone answers questions about a described object",
@@ -584,11 +596,14 @@ def run_stage(
     features: Tensor | None,
     seed: int,
     scale: float,
+    work: Path,
 ) -> None:
     """One stage of the pre-training, with its own random stream."""
     rng = np.random.default_rng([seed, STAGES.index(name)])
     torch.manual_seed(seed * 10 + STAGES.index(name))
     if name == "vision":
+        for stale in work.glob("features-*.safetensors"):
+            stale.unlink()
         train_vision(model, clips, rng, int(VISION_STEPS * scale))
     elif name == "language":
         train_language(model, texts, rng, int(LANGUAGE_STEPS * scale))
@@ -599,7 +614,7 @@ def run_stage(
             (f, b, max(1, int(w * scale))) for f, b, w in (SINGLE if name == "single" else MULTI)
         ]
         rate = 1e-3 if name == "single" else 6e-4
-        train_answers(model, texts, features, clips.labels, rng, plan, name, rate)
+        train_answers(model, texts, features, clips.labels, rng, plan, name, rate, work)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -634,8 +649,10 @@ def main() -> None:
     features = None
     for name in stages:
         if name in ("single", "multi") and features is None:
-            features = stored_features(model, clips)
-        run_stage(name, model, texts, clips, features, arguments.seed, arguments.scale)
+            features = kept_features(
+                model, clips, work / f"features-{len(clips.pixels)}.safetensors"
+            )
+        run_stage(name, model, texts, clips, features, arguments.seed, arguments.scale, work)
         save_stage(model, work / f"{name}.safetensors")
     save_folder(model, config, folder)
     held_out = cached_clips(work, "card", arguments.seed, 200, arguments.threads, False)

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import rich.console
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -22,6 +23,7 @@ from stages.artifacts.store import Artifact
 from stages.core.errors import VqaError
 
 PLAIN_PROGRESS_SECONDS = 30.0
+PIPE_WIDTH = 160
 
 
 class Console:
@@ -31,7 +33,7 @@ class Console:
         self.as_json = as_json
         self.quiet = quiet
         self.talk = rich.console.Console(stderr=True, highlight=False)
-        self.data = rich.console.Console(highlight=False)
+        self.data = rich.console.Console(highlight=False, width=_data_width())
         self._bar: Progress | None = None
         self._task: Any = None
         self._what = ""
@@ -126,11 +128,12 @@ class Console:
             self.note(f"  {text}")
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A table on stdout; the first column is text, the others are numbers."""
-        grid = Table(title=title or None, title_justify="left")
+        """A table on stdout; columns of words are set left, numbers right."""
+        grid = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD)
         for number, column in enumerate(columns):
+            words = any(any(c.isalpha() for c in row[number].split(" ")[0]) for row in rows)
             grid.add_column(
-                column, justify="right" if number else "left", overflow="fold", no_wrap=number > 0
+                column, justify="left" if words else "right", overflow="fold", no_wrap=number > 0
             )
         for row in rows:
             grid.add_row(*(escape(cell) for cell in row))
@@ -223,6 +226,11 @@ class Console:
         self.talk.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
         if error.hint:
             self.talk.print(f"[bold]hint:[/] {escape(error.hint)}", soft_wrap=True)
+
+
+def _data_width() -> int | None:
+    """Tables in files and pipes are not cut to the eighty columns of no terminal."""
+    return None if sys.stdout.isatty() else PIPE_WIDTH
 
 
 def _stage_json(command: str, results: list[StageResult]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def status(
         return
     console.table(
         str(workspace),
-        ["artifact", "kind", "state", "shards", "done", "failed", "size", "made from"],
+        ["artifact", "kind", "state", "shards", "done", "failed", "size"],
         [
             [
                 row["id"],
@@ -40,7 +40,6 @@ def status(
                 str(row["done"]),
                 str(row["failed"]),
                 f"{row['bytes'] / 1e6:,.1f} MB",
-                ", ".join(row["inputs"]) or "-",
             ]
             for row in found["artifacts"]
         ],

@@ -5,10 +5,12 @@ Axes: B batch, L label tokens, V vocabulary, M and R tokens, D channels.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
+RELEVANCE_TEMPERATURE = 0.5
 
 
 def target_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -37,3 +39,13 @@ def label_log_probabilities(logits: Tensor, labels: Tensor) -> tuple[Tensor, Ten
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
     return per_token.sum(dim=1), (labels != IGNORED).sum(dim=1)
+
+
+def relevance_cross_entropy(logits: Tensor, likelihoods: Tensor) -> Tensor:
+    """How well frame scores follow the frames' own power to answer; an extension of ours.
+
+    Cross entropy of softmax(logits) [B, T] against softmax(likelihoods / 0.5) [B, T], where a
+    likelihood is the answer's summed log-probability from that frame alone.
+    """
+    wanted = torch.softmax(likelihoods.float() / RELEVANCE_TEMPERATURE, dim=-1)
+    return -(wanted * torch.log_softmax(logits.float(), dim=-1)).sum(dim=-1).mean()

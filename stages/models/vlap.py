@@ -36,7 +36,13 @@ from stages.models.backbones.instructblip import (
 )
 from stages.models.backbones.text import TextBatch
 from stages.models.frame_prompter import FramePrompter
-from stages.models.losses import distillation_mse, target_cross_entropy, token_mean_mse
+from stages.models.losses import (
+    distillation_mse,
+    label_log_probabilities,
+    relevance_cross_entropy,
+    target_cross_entropy,
+    token_mean_mse,
+)
 from stages.models.qformer_distiller import DistillDecoder, DistillVariant
 from stages.models.question_prompter import QuestionPrompter
 from stages.models.selectors import (
@@ -90,6 +96,9 @@ class VlapConfig(Config):
     """Weight of the distillation loss."""
     distill_space: Literal["projected", "qformer"] = "projected"
     """Distil the tokens given to T5 (published code) or the Q-Former's outputs (Eq. 7)."""
+    relevance_weight: float | None = Field(default=None, ge=0)
+    """Extension: weight of the loss that teaches frame scores which frames answer by themselves
+    according to the teacher branch. None: 1 for the question prompter, 0 for all others."""
     train_ln_vision: bool = True
     """Train the LayerNorm after the vision tower."""
     answer: Literal["forced_prefix", "generate"] = "forced_prefix"
@@ -106,7 +115,18 @@ class VlapConfig(Config):
     @model_validator(mode="after")
     def _keep_divides_frames(self) -> VlapConfig:
         segment_size(self.frames, self.keep)
+        if self.relevance_weight and (
+            self.teacher == "none" or self.prompter not in ("visual", "question")
+        ):
+            raise ValueError("relevance_weight needs a teacher and a prompter that learns")
         return self
+
+    @property
+    def relevance(self) -> float:
+        """`relevance_weight` with its default filled in."""
+        if self.relevance_weight is not None:
+            return self.relevance_weight
+        return 1.0 if self.prompter == "question" and self.teacher != "none" else 0.0
 
     @property
     def segment(self) -> int:
@@ -135,6 +155,8 @@ class VlapOutput:
     task_loss: Tensor
     distill_loss: Tensor
     """Unweighted; 0 without a teacher."""
+    relevance_loss: Tensor
+    """Unweighted; 0 unless `relevance` is on."""
     selection: FrameSelection | None
     logits: Tensor
     """T5's logits at the label positions, [B, L, V]."""
@@ -206,7 +228,7 @@ class VlapTeacher(nn.Module):
         kept = selection.gather(frames) if selection else frames
         visual = self.backbone.visual_tokens(kept, text)
         loss, logits = task_loss(self.backbone, self.config, visual, text, targets)
-        return VlapOutput(loss, loss, loss.new_zeros(()), selection, logits)
+        return VlapOutput(loss, loss, loss.new_zeros(()), loss.new_zeros(()), selection, logits)
 
     @torch.no_grad()
     def answer(
@@ -290,6 +312,7 @@ class VlapStudent(nn.Module):
         noise: Tensor | None = None,
         tau: float = 1.0,
         teacher_targets: Tensor | None = None,
+        relevance_targets: Tensor | None = None,
     ) -> VlapOutput:
         """Task loss plus weighted distillation loss (specs/vlap.md 3.1).
 
@@ -300,6 +323,7 @@ class VlapStudent(nn.Module):
             noise: Gumbel noise [B, K, S]; None chooses by argmax.
             tau: temperature; shapes the gradient only.
             teacher_targets: [B, T * Q, D] from `teacher_targets`, to save the teacher's pass.
+            relevance_targets: [B, T] from `relevance_targets`, to save its passes.
         """
         backbone, config = self.backbone, self.config
         frames = backbone.normalise(check_frames(features, config.frames))
@@ -307,13 +331,18 @@ class VlapStudent(nn.Module):
         outputs = backbone.query_outputs(selection.gather(frames), text)
         visual = backbone.project(outputs)
         task, logits = task_loss(backbone, config, visual, text, targets)
-        distill = task.new_zeros(())
+        distill = relevance = task.new_zeros(())
+        seen = self._teacher_sees(frames, text, teacher_targets, relevance_targets)
         if config.teacher != "none":
-            if teacher_targets is None:
-                teacher_targets = self._targets(frames, text)
             student = visual if config.distill_space == "projected" else outputs.flatten(1, 2)
-            distill = self._distill_loss(student, teacher_targets)
-        return VlapOutput(task + config.distill_weight * distill, task, distill, selection, logits)
+            wanted = self._targets(seen) if teacher_targets is None else teacher_targets
+            distill = self._distill_loss(student, wanted)
+        if config.relevance:
+            if relevance_targets is None:
+                relevance_targets = self._relevance(seen, text, backbone.labels(targets))
+            relevance = relevance_cross_entropy(selection.logits.flatten(1), relevance_targets)
+        loss = task + config.distill_weight * distill + config.relevance * relevance
+        return VlapOutput(loss, task, distill, relevance, selection, logits)
 
     @torch.no_grad()
     def teacher_targets(self, features: Tensor, text: TextBatch) -> Tensor:
@@ -323,7 +352,19 @@ class VlapStudent(nn.Module):
         `ln_vision` kept targets are those of the norm at the time, which then moves on.
         """
         frames = self.backbone.normalise(check_frames(features, self.config.frames))
-        return self._targets(frames, text)
+        return self._targets(self._teacher_outputs(frames, text))
+
+    @torch.no_grad()
+    def relevance_targets(
+        self, features: Tensor, text: TextBatch, targets: Sequence[str] | Tensor
+    ) -> Tensor:
+        """Log-probability of the right answer from each frame alone [B, T], by the teacher branch.
+
+        May be kept and reused like `teacher_targets`.
+        """
+        frames = self.backbone.normalise(check_frames(features, self.config.frames))
+        seen = self._teacher_outputs(frames, text)
+        return self._relevance(seen, text, self.backbone.labels(targets))
 
     @torch.no_grad()
     def select(
@@ -376,19 +417,46 @@ class VlapStudent(nn.Module):
         with torch.autocast(frames.device.type, enabled=False):
             return self.frame_prompter(frames, noise=noise, tau=tau, question=question)
 
+    def _teacher_sees(
+        self,
+        frames: Tensor,
+        text: TextBatch,
+        teacher_targets: Tensor | None,
+        relevance_targets: Tensor | None,
+    ) -> Tensor:
+        """The teacher branch's outputs, or nothing where every target that is needed is there."""
+        distills = self.config.teacher != "none" and teacher_targets is None
+        if distills or (self.config.relevance and relevance_targets is None):
+            return self._teacher_outputs(frames, text)
+        return frames.new_empty(0)
+
     @torch.no_grad()
-    def _targets(self, frames: Tensor, text: TextBatch) -> Tensor:
-        """The teacher branch on all frames after `ln_vision`; no gradient."""
+    def _teacher_outputs(self, frames: Tensor, text: TextBatch) -> Tensor:
+        """The teacher branch's Q-Former on all frames after `ln_vision`: [B, T, Q, H]."""
         if self.teacher is None:
             raise DataError("distillation needs a teacher branch or ready teacher targets")
         shared = self.config.teacher == "shared"
         qformer = self.backbone.qformer if shared else self.teacher.qformer
         training = self.training and self.config.teacher_mode == "train"
         with module_mode(qformer, training=training), self.backbone.vision_precision():
-            outputs = run_qformer(qformer, self.teacher.query_tokens, frames, text)
-            if self.config.distill_space == "qformer":
-                return outputs.flatten(1, 2)
-            return self.teacher.language_projection(outputs).flatten(1, 2)
+            return run_qformer(qformer, self.teacher.query_tokens, frames, text)
+
+    def _teacher_tokens(self, outputs: Tensor) -> Tensor:
+        assert self.teacher is not None
+        with self.backbone.vision_precision():
+            return self.teacher.language_projection(outputs)
+
+    @torch.no_grad()
+    def _targets(self, outputs: Tensor) -> Tensor:
+        if self.config.distill_space == "qformer":
+            return outputs.flatten(1, 2)
+        return self._teacher_tokens(outputs).flatten(1, 2)
+
+    @torch.no_grad()
+    def _relevance(self, outputs: Tensor, text: TextBatch, labels: Tensor) -> Tensor:
+        tokens = self._teacher_tokens(outputs)
+        with module_mode(self.backbone.language_model, training=False):
+            return frame_likelihoods(self.backbone, tokens, text, labels)
 
     def _distill_loss(self, student: Tensor, targets: Tensor) -> Tensor:
         if self.config.distill == "token_mean":
@@ -421,6 +489,31 @@ def task_loss(
     labels = backbone.labels(targets)
     logits = backbone.target_logits(encoded, labels)
     return target_cross_entropy(logits, labels), logits
+
+
+@torch.no_grad()
+def frame_likelihoods(
+    backbone: InstructBlip,
+    tokens: Tensor,
+    text: TextBatch,
+    labels: Tensor,
+    *,
+    rows: int = 512,
+) -> Tensor:
+    """Log-probability of the labels [B, L] from each frame's tokens [B, T, Q, D] alone: [B, T].
+
+    At most `rows` frames go through the language model at once.
+    """
+    B, T = tokens.shape[:2]
+    owners = torch.arange(B, device=tokens.device).repeat_interleave(T)
+    singles = tokens.flatten(0, 1)  # (B * T, Q, D)
+    parts: list[Tensor] = []
+    for start in range(0, B * T, rows):
+        owner = owners[start : start + rows]
+        encoded = backbone.encode(singles[start : start + rows], text.rows(owner))
+        logits = backbone.target_logits(encoded, labels[owner])
+        parts.append(label_log_probabilities(logits, labels[owner])[0])
+    return torch.cat(parts).reshape(B, T)
 
 
 @torch.no_grad()

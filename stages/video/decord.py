@@ -79,6 +79,8 @@ def _read(
     import decord
 
     width, height = frame_format.scaled_size(info.width, info.height)
+    # Sound files say nothing at this level; damaged ones say what was concealed.
+    decord.logging.set_level(decord.logging.INFO)
     with _native_complaints() as complaints:
         try:
             reader = decord.VideoReader(

@@ -255,12 +255,12 @@ def _read_header(container: Any, stream: Any) -> _Header:
 
 
 @contextmanager
-def ffmpeg_errors() -> Iterator[list[Any]]:
-    """The error messages that FFmpeg logs meanwhile, repeated ones too."""
+def ffmpeg_log() -> Iterator[list[Any]]:
+    """What FFmpeg logs meanwhile as (level, who, words), repeated messages too."""
     import av
 
     level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
-    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_level(av.logging.INFO)
     av.logging.set_skip_repeated(False)
     try:
         with av.logging.Capture() as logs:
@@ -278,7 +278,7 @@ def _read_packets(container: Any, stream: Any) -> _PacketIndex:
     discard: list[bool] = []
     cut_short, closed = False, True
     nal_length = _nal_length_size(stream)
-    with ffmpeg_errors() as logs:
+    with ffmpeg_log() as logs:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue
@@ -373,7 +373,11 @@ def clockwise(counter_clockwise: float) -> int:
 
 
 def _decoded_pts(path: Path, header: _Header) -> NDArray[np.int64]:
-    """The time stamps decoding gives, in order; evenly spaced where a frame carries none."""
+    """The time stamps that decoding gives, in order.
+
+    AVI holds none and FFmpeg's guesses run backwards: its frames are evenly spaced. Anywhere else
+    times that are missing or run backwards are damage.
+    """
     stamps: list[int | None] = []
     with open_video(path) as (container, stream):
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
@@ -381,9 +385,10 @@ def _decoded_pts(path: Path, header: _Header) -> NDArray[np.int64]:
     known = [stamp for stamp in stamps if stamp is not None]
     if len(known) == len(stamps) and bool(np.all(np.diff(known) > 0)):
         return np.array(known, dtype=np.int64)
-    first = round(header.start_seconds / header.time_base)
-    step = max(1, round(1 / (header.average_rate or 25.0) / header.time_base))
-    return first + np.arange(len(stamps), dtype=np.int64) * step
+    if header.container != "avi":
+        raise VideoError(f"{path}: presentation times are missing or run backwards")
+    ticks = 1 / (header.average_rate or 25.0) / float(header.time_base)
+    return np.round(np.arange(len(stamps)) * max(ticks, 1.0)).astype(np.int64)
 
 
 def _assemble(

@@ -20,7 +20,7 @@ from stages.video.probe import (
     MAX_PIXELS,
     VideoInfo,
     clockwise,
-    ffmpeg_errors,
+    ffmpeg_log,
     open_image,
     open_video,
 )
@@ -58,11 +58,10 @@ class PyAvDecoder:
                 pixels[row] = scale(_read_image(path / info.frame_files[index]))
         else:
             found = np.zeros(len(unique), dtype=bool)
-            with ffmpeg_errors() as errors:
+            with ffmpeg_log() as log:
                 for row, frame in _decoded(path, info, unique):
                     pixels[row], found[row] = scale(frame), True
-            if errors and info.codec not in _EXPLODING_CODECS:
-                raise VideoError(f"{path}: {errors[0][1]}: {str(errors[0][2]).strip()}")
+            _refuse_faults(path, info, log)
             _refuse_missing(path, info, unique[~found])
         return FrameBatch(asked, info.times[asked], pixels[positions], self.name)
 
@@ -196,6 +195,16 @@ def _sound_frames(path: Path, info: VideoInfo, container: Any, stream: Any) -> I
         if frame.is_corrupt or baseless:
             raise VideoError(f"{path}: the picture at {frame.time} s builds on a missing one")
         yield frame
+
+
+def _refuse_faults(path: Path, info: VideoInfo, log: list[Any]) -> None:
+    """Refuse what FFmpeg says it patched up, and errors of codecs that do not raise them."""
+    import av
+
+    for level, who, words in log:
+        silent_error = level <= av.logging.ERROR and info.codec not in _EXPLODING_CODECS
+        if silent_error or "concealing" in words:
+            raise VideoError(f"{path}: {who}: {words.strip()}")
 
 
 def _refuse_missing(path: Path, info: VideoInfo, missing: NDArray[np.int64]) -> None:

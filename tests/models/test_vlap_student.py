@@ -23,6 +23,7 @@ from stages.models.vlap import (
     VlapConfig,
     VlapStudent,
     VlapTeacher,
+    frame_likelihoods,
     load_trained_state,
     parameter_counts,
     trainable_parameters,
@@ -141,6 +142,7 @@ def test_every_option_trains_and_answers(
     noise = student.draw_noise(2, torch.Generator().manual_seed(0))
     output = student(make_features(), text, TARGETS, noise=noise, tau=0.5)
     expected = output.task_loss + student.config.distill_weight * output.distill_loss
+    expected = expected + student.config.relevance * output.relevance_loss
     assert torch.allclose(output.loss, expected)
     assert (output.distill_loss > 0) == (student.config.teacher != "none")
     output.loss.backward()
@@ -290,6 +292,64 @@ def test_teacher_weights_come_from_the_teacher(
     assert torch.allclose(student.teacher_targets(make_features(), text), expected, atol=1e-6)
     with pytest.raises(DataError, match="missing"):
         student.load_teacher({})
+
+
+def test_relevance_is_each_frames_own_log_probability_of_the_answer(
+    tiny_folder: BackboneFolder, make_features: Features, text: TextBatch
+) -> None:
+    student = student_of(tiny_folder, prompter="question").train()
+    backbone, features = student.backbone, make_features()
+    relevance = student.relevance_targets(features, text, TARGETS)
+    assert relevance.shape == (2, 4)
+    assert backbone.language_model.training  # only for a moment in eval mode
+    backbone.eval()
+    for frame in range(4):
+        alone = backbone.normalise(features[:, frame : frame + 1])
+        encoded = backbone.encode(backbone.visual_tokens(alone, text), text)
+        scores = backbone.rank_scores(encoded, [[target] for target in TARGETS])[:, 0]
+        assert torch.allclose(relevance[:, frame], scores, atol=1e-4)
+    rows = frame_likelihoods(
+        backbone,
+        backbone.visual_tokens(backbone.normalise(features), text).reshape(2, 4, 3, 32),
+        text,
+        backbone.labels(TARGETS),
+        rows=3,
+    )
+    assert torch.allclose(relevance, rows, atol=1e-4)
+
+
+def test_relevance_teaches_frame_scores_and_nothing_else_but_the_norm_before_them(
+    tiny_folder: BackboneFolder, make_features: Features, text: TextBatch
+) -> None:
+    student = student_of(tiny_folder, prompter="question").train()
+    output = student(make_features(), text, TARGETS)
+    output.relevance_loss.backward()
+    touched = {name for name, p in trainable_parameters(student) if p.grad is not None}
+    assert {name.split(".")[0] for name in touched} == {"frame_prompter", "ln_vision"}
+    assert student_of(tiny_folder, prompter="visual").config.relevance == 0
+    off = student_of(tiny_folder, prompter="question", relevance_weight=0.0).train()
+    assert off(make_features(), text, TARGETS).relevance_loss == 0
+    with pytest.raises(ValidationError):
+        config(prompter="uniform_mid", relevance_weight=1.0)
+    with pytest.raises(ValidationError):
+        config(prompter="question", teacher="none", relevance_weight=1.0)
+
+
+def test_kept_targets_save_the_teachers_pass(
+    tiny_folder: BackboneFolder, make_features: Features, text: TextBatch
+) -> None:
+    student = without_dropout(student_of(tiny_folder, prompter="question").train())
+    assert isinstance(student, VlapStudent)
+    features = make_features()
+    kept = {
+        "teacher_targets": student.teacher_targets(features, text),
+        "relevance_targets": student.relevance_targets(features, text, TARGETS),
+    }
+    live = student(features, text, TARGETS).loss
+    student.teacher = None  # whoever needs it now fails
+    assert torch.allclose(student(features, text, TARGETS, **kept).loss, live, atol=1e-5)
+    with pytest.raises(DataError, match="teacher"):
+        student(features, text, TARGETS, teacher_targets=kept["teacher_targets"])
 
 
 def test_language_model_and_teacher_never_train(

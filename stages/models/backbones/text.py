@@ -38,6 +38,15 @@ class TextBatch:
     def __len__(self) -> int:
         return self.t5_ids.shape[0]
 
+    def rows(self, index: Tensor) -> TextBatch:
+        """The prompts at `index` (which may repeat), as another batch."""
+        return TextBatch(
+            self.qformer_ids[index],
+            self.qformer_mask[index],
+            self.t5_ids[index],
+            self.t5_mask[index],
+        )
+
     def to(self, device: torch.device | str) -> TextBatch:
         """The same batch on `device`."""
         return TextBatch(
