@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from stages.artifacts.lookup import weights_of
 from stages.artifacts.result import StageResult
@@ -24,7 +23,13 @@ from stages.systems.tuning import TuneAccuracy
 from stages.training.loop import Fit
 from stages.training.vlap import VlapData
 from stages.training.vlap_run import reuse_weights, run_training
-from stages.training.vlap_setup import VlapInputs, VlapSetup, stage_config
+from stages.training.vlap_setup import (
+    VlapInputs,
+    VlapSetup,
+    count_of,
+    events_folder,
+    stage_config,
+)
 
 INITS = ("start", "teacher", "base")
 TARGET_BATCH = 16
@@ -66,7 +71,7 @@ def find_origin(
     )
     if start is not None:
         return Origin(chosen_teacher, weights_of(workspace, benchmark, ROLES, reference=start))
-    keep = int(values["keep"])
+    keep = count_of(values, "keep")
     starts = [
         item
         for item in workspace.finished("weights")
@@ -102,6 +107,7 @@ def distill(
     *,
     teacher: Artifact | None,
     start: Artifact | None,
+    tensorboard: bool = False,
 ) -> StageResult:
     """Train and write the weights of one student.
 
@@ -112,6 +118,7 @@ def distill(
         runtime: How to run.
         teacher: Teacher weights; None only with `model.teacher=none`.
         start: Weights that the student starts from; None starts from the backbone.
+        tensorboard: Write event files below the workspace's `.logs`; an extra.
     """
     config = stage_config(values, "student", inputs, "distill")
     model = config.model
@@ -127,13 +134,14 @@ def distill(
     reused = reuse_weights(workspace, request, runtime, following, notes)
     if reused is not None:
         return reused
-    setup = VlapSetup.make(config, inputs, runtime)
+    events = events_folder(workspace, request, tensorboard)
+    setup = VlapSetup.make(config, inputs, runtime, events)
 
     def build(directory: Path) -> Fit:
         student = _student(setup, teacher, start)
         data = setup.train_data()
         if config.cache_teacher_targets:
-            data.teacher_targets = teacher_targets(student, data, setup)
+            keep_targets(student, data, setup)
         evaluate = TuneAccuracy.of_split(
             inputs.tune_questions,
             inputs.tune_features,
@@ -159,16 +167,23 @@ def _student(setup: VlapSetup, teacher: Artifact | None, start: Artifact | None)
 
 
 @torch.no_grad()
-def teacher_targets(student: VlapStudent, data: VlapData, setup: VlapSetup) -> Tensor:
-    """The frozen teacher's tokens of every training question, [questions, T * Q, D] on the CPU.
+def keep_targets(student: VlapStudent, data: VlapData, setup: VlapSetup) -> None:
+    """Give `data` the frozen teacher's tokens [questions, T * Q, D] and, where the prompter learns
+    from them, the likelihoods of the answer from each frame [questions, T].
 
     Computed in fixed batches in the questions' order, so that a resumed run has the same bits.
     """
     student.eval()
-    device, parts = setup.accelerator.device, []
+    device, tokens, likelihoods = setup.accelerator.device, [], []
     for first in range(0, len(data), TARGET_BATCH):
         batch = data.batch(range(first, min(first + TARGET_BATCH, len(data))), epoch=0)
-        targets = student.teacher_targets(batch.features.to(device), batch.text.to(device))
-        parts.append(targets.cpu())
+        features, text = batch.features.to(device), batch.text.to(device)
+        if student.config.relevance:
+            seen, likely = student.both_targets(features, text, batch.labels)
+            likelihoods.append(likely.cpu())
+        else:
+            seen = student.teacher_targets(features, text)
+        tokens.append(seen.cpu())
         setup.runtime.progress(min(first + TARGET_BATCH, len(data)), len(data), "teacher targets")
-    return torch.cat(parts)
+    data.teacher_targets = torch.cat(tokens)
+    data.relevance_targets = torch.cat(likelihoods) if likelihoods else None

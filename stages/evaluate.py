@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -22,12 +24,14 @@ from stages.artifacts.predictions import (
     PREDICTIONS_TABLE,
     STEM,
     encode_predictions,
+    prediction_records,
 )
 from stages.artifacts.questions import write_failures
 from stages.artifacts.result import StageResult, finished_result, unfinished_result
 from stages.artifacts.shards import Claim, ShardedDraft, split_into_shards
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.benchmarks.batches import QuestionFeatures, load_questions
+from stages.benchmarks.exports import OFFICIAL, require_official
 from stages.benchmarks.manifest import load_manifest, split_name
 from stages.benchmarks.prompts import AnswerMode
 from stages.benchmarks.questions import Question
@@ -35,15 +39,17 @@ from stages.benchmarks.scorers.accuracy import ScoredRow, is_correct, row_of, sc
 from stages.benchmarks.statistics import tally
 from stages.core.config import Config
 from stages.core.device import resolve_device
-from stages.core.errors import DataError, UsageError
+from stages.core.errors import ConfigError, DataError, UsageError
 from stages.core.runtime import Runtime
 from stages.models.vlap import VlapConfig
 from stages.systems.face import System
 from stages.systems.predict import Blind, Prediction, predict
-from stages.systems.selectors import plain_selector
+from stages.systems.selectors import PLAIN_SELECTORS, plain_selector
 from stages.systems.vlap import load_vlap
 
 STAGE = "eval"
+CHANGEABLE = ("answer", "eval_noise", "frame_prefix_text", "rank_norm", "restrict_options")
+"""Options of the network that leave its weights as they are."""
 
 
 class EvaluateConfig(Config):
@@ -118,13 +124,20 @@ def evaluate_config(inputs: EvaluateInputs, values: dict[str, Any], device: str)
     """The configuration of an evaluation; what is not given comes from the weights.
 
     Raises:
-        UsageError: More frames are to be kept than are seen, or a prompter is asked for another
-            number than it was trained for.
+        UsageError: No such selector, more frames are to be kept than are seen, or a prompter is
+            asked for another number than it was trained for.
+        ConfigError: An unknown key, or a network option that only training may set.
     """
     made = inputs.weights.config
     trained = VlapConfig.build(made["model"], inputs.weights.id)
     select = values.pop("select", None) or "own"
+    if select not in ("own", *PLAIN_SELECTORS):
+        raise UsageError(
+            f"no selector called {select!r}", f"known: own, {', '.join(PLAIN_SELECTORS)}"
+        )
     keep = values.pop("keep", None) or trained.keep
+    if type(keep) is not int or keep < 1:
+        raise ConfigError(f"keep: a number of frames, not {keep!r}")
     if select == "all":
         keep = trained.frames
     if keep > trained.frames:
@@ -134,7 +147,7 @@ def evaluate_config(inputs: EvaluateInputs, values: dict[str, Any], device: str)
             f"{inputs.weights.id} keeps {trained.keep} frames by itself, not {keep}",
             "choose another --select, or weights trained for it",
         )
-    return EvaluateConfig.build(
+    config = EvaluateConfig.build(
         {
             "system": made["system"],
             "answer": made["answer"],
@@ -149,6 +162,13 @@ def evaluate_config(inputs: EvaluateInputs, values: dict[str, Any], device: str)
         },
         "eval",
     )
+    fixed = sorted(set(config.model) - set(CHANGEABLE))
+    if fixed:
+        raise ConfigError(
+            f"eval: model.{fixed[0]} is decided by training", f"open: {', '.join(CHANGEABLE)}"
+        )
+    VlapConfig.build(made["model"] | config.model, "eval: model")
+    return config
 
 
 def evaluate(
@@ -235,6 +255,9 @@ class _Run:
     def _shard(self, positions: range) -> list[dict[str, Any]]:
         usable = [index for index in positions if not self.data.problem(index)]
         self._warm_up(usable)
+        # Evaluation with noise draws from here: each shard by itself, so that a resumed run and
+        # one that builds every n-th shard draw the same.
+        torch.manual_seed(_shard_seed(self.config.seed, positions.start))
         answered: dict[int, Prediction] = {}
         started = time.monotonic()
         predictions = predict(
@@ -253,7 +276,7 @@ class _Run:
         return [self._record(index, answered.get(index)) for index in positions]
 
     def _warm_up(self, usable: Sequence[int]) -> None:
-        """One batch outside the clock; it draws nothing from a global random state."""
+        """One batch outside the clock."""
         if self.answered == 0:
             for _ in predict(self.system, self.data, usable[:1], 1, blind=self.config.blind):
                 continue
@@ -305,6 +328,10 @@ def _system(
         return system
     selector = plain_selector(config.select, config.seed)
     return System(system.name, selector, system.answerer, system.frames, config.keep, system.device)
+
+
+def _shard_seed(seed: int, first: int) -> int:
+    return int(np.random.SeedSequence([seed, first]).generate_state(1)[0])
 
 
 def _open_ended(questions: Sequence[Question]) -> bool:
@@ -369,4 +396,42 @@ def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
         next_commands=["vqa report"],
         notes=[] if metrics else ["nothing is labelled: no metrics"],
         details=details,
+    )
+
+
+# --- official files ------------------------------------------------------------------------------
+
+
+def check_export(benchmark: str) -> None:
+    """Raise `UsageError` where the benchmark has no official file; call it before any work."""
+    require_official(benchmark)
+
+
+def export_official(
+    inputs: EvaluateInputs, result: StageResult, destination: Path | None
+) -> StageResult:
+    """Write a finished evaluation as the benchmark's official prediction file.
+
+    Args:
+        inputs: What was evaluated.
+        result: From `evaluate`; an unfinished one is returned as it is.
+        destination: Where to; none: `<label>-official.json` in the current folder.
+
+    Returns:
+        The result with the file's path as `export`.
+    """
+    artifact = result.artifact
+    if artifact is None:
+        return result
+    path = destination or Path(f"{artifact.label}-official.json")
+    questions = load_questions(inputs.questions)
+    predictions = [record["prediction"] for record in prediction_records(artifact)]
+    atomic.make_directory(path.parent)
+    atomic.write_json(path, OFFICIAL[artifact.config["benchmark"]](questions, predictions))
+    empty = sum(prediction is None for prediction in predictions)
+    note = f"official file: {path}" + (f" ({empty} questions without an answer)" if empty else "")
+    return replace(
+        result,
+        notes=[*result.notes, note],
+        details={**result.details, "export": str(path)},
     )

@@ -360,7 +360,7 @@ class VideoEncoder:
         pixels, rows, clips = self._lay_out(video)
         features = self._encode(pixels)
         values, scale = encode_values(features, self.config.dtype)
-        finite = np.isfinite(features.reshape(len(features), -1)).all(axis=1)
+        finite = np.isfinite(features).all(axis=(1, 2))
         good: Array = finite & representable(values, self.config.dtype)
         largest = float(np.abs(features[good]).max()) if np.any(good) else 0.0
         kept, failures = _without_bad_rows(clips, rows, good)

@@ -317,6 +317,7 @@ def _generate(
     )
     annotations = draft.path / "generated.jsonl"
     write_jsonl(annotations, records)
+    atomic.fsync_tree(draft.path)
     read = read_questions(manifest, split, annotations)
     names = [question.video for question in read.questions]
     files = _identify(locate_videos(names, [root]), [root], "edges", runtime)

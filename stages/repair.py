@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from stages import distill, evaluate, features, frames, prepare, report, teacher
+from stages.artifacts.atomic import fsync_directory
 from stages.artifacts.locks import locked
-from stages.artifacts.store import MANIFEST, Artifact, Workspace, verify_files
+from stages.artifacts.store import MANIFEST, Artifact, Workspace, damaged_files, verify_files
 from stages.artifacts.weights import backbone_of
 from stages.core.errors import DataError, MissingInput
 from stages.core.runtime import Runtime
@@ -35,13 +36,14 @@ def repair_artifact(workspace: Workspace, path: Path, runtime: Runtime) -> Artif
     artifact = workspace.open(path)
     inputs = _inputs(workspace, artifact)
     with locked(workspace.lock_path(artifact.kind, artifact.id, "artifact")):
-        damaged = [line.partition(":")[0] for line in verify_files(artifact)]
-        (path / MANIFEST).unlink()
-        for name in damaged:
+        for name in damaged_files(artifact):
             _remove(path, name)
         if artifact.kind in ("questions", "weights", "report"):
             for name in artifact.manifest["files"]:
                 (path / name).unlink(missing_ok=True)
+        # Last: without a manifest a stage takes every shard that is left for a sound one.
+        fsync_directory(path)
+        (path / MANIFEST).unlink()
     REBUILDS[artifact.kind](workspace, artifact, inputs, replace(runtime, name=artifact.label))
     rebuilt = workspace.open(path)
     if rebuilt.content != artifact.content:

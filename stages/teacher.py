@@ -16,11 +16,22 @@ from stages.models.vlap import VlapTeacher
 from stages.systems.tuning import TuneAccuracy
 from stages.training.loop import Fit
 from stages.training.vlap_run import reuse_weights, run_training
-from stages.training.vlap_setup import VlapInputs, VlapSetup, stage_config
+from stages.training.vlap_setup import (
+    VlapInputs,
+    VlapSetup,
+    count_of,
+    events_folder,
+    stage_config,
+)
 
 
 def train_teacher(
-    workspace: Workspace, inputs: VlapInputs, values: dict[str, Any], runtime: Runtime
+    workspace: Workspace,
+    inputs: VlapInputs,
+    values: dict[str, Any],
+    runtime: Runtime,
+    *,
+    tensorboard: bool = False,
 ) -> StageResult:
     """Train and write the weights of one multi-frame model.
 
@@ -30,9 +41,10 @@ def train_teacher(
         values: Settings; with `keep` smaller than `frames` the model is a K-frame start: a random
             frame of each segment in training, the middle one in evaluation.
         runtime: How to run.
+        tensorboard: Write event files below the workspace's `.logs`; an extra.
     """
     stored = max(inputs.train_features.config["sampling"]["frames"])
-    frames = values.get("frames") or stored
+    frames = count_of(values, "frames") or stored
     role = "teacher" if values.get("keep") in (None, frames) else "start"
     config = stage_config(values, role, inputs, "train-teacher")
     label = runtime.name or f"{config.benchmark}-vlap-{role}-{config.model.keep}f"
@@ -42,7 +54,8 @@ def train_teacher(
     reused = reuse_weights(workspace, request, runtime, following, notes)
     if reused is not None:
         return reused
-    setup = VlapSetup.make(config, inputs, runtime)
+    events = events_folder(workspace, request, tensorboard)
+    setup = VlapSetup.make(config, inputs, runtime, events)
 
     def build(directory: Path) -> Fit:
         model = VlapTeacher(setup.backbone, config.model).to(setup.accelerator.device)

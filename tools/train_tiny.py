@@ -518,14 +518,14 @@ def save_stage(model: Tiny, path: Path) -> None:
 VISION_STEPS, LANGUAGE_STEPS = 2000, 300
 # (frames, batch, steps): rows begin in turn and stay in the draw
 SINGLE = [(1, 64, 900)]
-MULTI = [(2, 64, 200), (4, 48, 500), (8, 32, 300), (16, 24, 300), (32, 16, 500)]
+MULTI = [(2, 48, 100), (4, 48, 200), (8, 24, 150), (16, 16, 150), (32, 10, 300)]
 
 
 WHAT = {
     "vision": "96 pictures: shape, colour and place by linear heads on CLS and every patch",
     "language": "64 sentences: T5 alone answers questions about a described object",
     "single": "64 frames: Q-Former and T5 answer by a word; tower frozen from here on",
-    "multi": "16-64 questions over 2 to 32 frames, one frame or more of the asked moment",
+    "multi": "10-48 questions over 2 to 32 frames, one frame or more of the asked moment",
 }
 
 
@@ -613,8 +613,15 @@ def run_stage(
         plan = [
             (f, b, max(1, int(w * scale))) for f, b, w in (SINGLE if name == "single" else MULTI)
         ]
-        rate = 1e-3 if name == "single" else 6e-4
+        rate = 1e-3 if name == "single" else 8e-4
         train_answers(model, texts, features, clips.labels, rng, plan, name, rate, work)
+
+
+def note_seconds(work: Path, name: str, seconds: float) -> None:
+    """Keep how long each stage took, for the card of a run made in several parts."""
+    path = work / "seconds.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, name: round(seconds)}))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -652,8 +659,10 @@ def main() -> None:
             features = kept_features(
                 model, clips, work / f"features-{len(clips.pixels)}.safetensors"
             )
+        began = time.time()
         run_stage(name, model, texts, clips, features, arguments.seed, arguments.scale, work)
         save_stage(model, work / f"{name}.safetensors")
+        note_seconds(work, name, time.time() - began)
     save_folder(model, config, folder)
     held_out = cached_clips(work, "card", arguments.seed, 200, arguments.threads, False)
     load_stage(model, folder / "model.safetensors")
@@ -664,7 +673,7 @@ def main() -> None:
         "results": results,
         "parameters": parameters,
         "pieces": config["text_config"]["vocab_size"],
-        "seconds": round(time.time() - started),
+        "seconds": sum(json.loads((work / "seconds.json").read_text()).values()),
         "date": datetime.date.today().isoformat(),
     }
     (work / "report.json").write_text(json.dumps(report, indent=1))

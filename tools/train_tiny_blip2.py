@@ -83,7 +83,7 @@ class TinyBlip2(Tiny):
 def spoken_logits(
     model: TinyBlip2, texts: Texts, features: Tensor, prompts: list[str], labels: Tensor
 ) -> Tensor:
-    """Decoder logits after [Frame i: ; its tokens ; ... ; prompt], SeViLA's order (one frame: no i)."""
+    """Decoder logits after [Frame i: ; tokens ; ... ; prompt], in SeViLA's order."""
     batch, frames = features.shape[:2]
     visual = model.frame_tokens(features).unflatten(1, (frames, NUM_QUERIES))
     embed = model.language_model.shared
@@ -217,9 +217,9 @@ license: apache-2.0
 ---
 # tiny-blip2
 
-A BLIP-2-layout model of {report["parameters"]:,} parameters for the synthetic `shapes` benchmark. Its
-vision tower is that of `tiny` (same weights, so both read the same features); its Q-Former reads no
-text and gives {NUM_QUERIES} tokens a frame. Licence: Apache-2.0.
+A BLIP-2-layout model of {report["parameters"]:,} parameters for the synthetic `shapes` benchmark.
+Its vision tower is that of `tiny` (same weights, so both read the same features); its Q-Former
+reads no text and gives {NUM_QUERIES} tokens a frame. Licence: Apache-2.0.
 
 ## Data
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from typing import Any
@@ -31,7 +32,9 @@ class Console:
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
         self.as_json = as_json
-        self.quiet = quiet
+        # Of the processes that torchrun or accelerate started together only the first one talks.
+        self.first = os.environ.get("RANK", "0") == "0"
+        self.quiet = quiet or not self.first
         self.talk = rich.console.Console(stderr=True, highlight=False)
         self.data = rich.console.Console(highlight=False, width=_data_width())
         self._bar: Progress | None = None
@@ -91,6 +94,8 @@ class Console:
 
     def json(self, value: Any) -> None:
         """One JSON object on stdout."""
+        if not self.first:
+            return
         sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
@@ -102,6 +107,8 @@ class Console:
             results: One result per artifact.
         """
         self.end_progress()
+        if not self.first:
+            return
         if self.as_json:
             self.json(_stage_json(command, results))
             return
@@ -219,7 +226,7 @@ class Console:
     def error(self, error: VqaError) -> None:
         """One error, as JSON on stdout or as two lines on stderr."""
         self.end_progress()
-        if self.as_json:
+        if self.as_json and self.first:
             code = error.exit_code
             self.json({"error": {"code": code, "message": error.message, "hint": error.hint}})
             return

@@ -24,6 +24,7 @@ from vqa_cli.options import (
     RecipeOption,
     SeedOption,
     SetOption,
+    TensorboardOption,
     WorkspaceOption,
     open_workspace,
     runtime,
@@ -64,13 +65,14 @@ def distill(
     name: NameOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
+    tensorboard: TensorboardOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> int:
     """Distil a student that looks at K frames chosen by a learned frame prompter."""
     from stages import distill as stage
-    from stages.training.vlap_setup import find_inputs
+    from stages.training.vlap_setup import count_of, find_inputs
 
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     values = settings(
@@ -79,18 +81,25 @@ def distill(
         overrides=overrides,
         keep=keep,
         frames=frames,
-        prompter=prompter,
         init=init,
         answer=answer,
         preset=preset,
-        seed=seed,
+        **{"model.prompter": prompter, "training.seed": seed},
     )
     if "keep" not in values:
         raise UsageError("distill needs --keep K, the number of frames the student looks at")
     root = open_workspace(workspace)
-    inputs = find_inputs(root, benchmark, backbone, values.get("frames"), features or [])
+    inputs = find_inputs(root, benchmark, backbone, count_of(values, "frames"), features or [])
     origin = stage.find_origin(root, benchmark, values, teacher, weights)
     how = runtime(console, device=device, force=force, name=name)
-    result = stage.distill(root, inputs, values, how, teacher=origin.teacher, start=origin.start)
+    result = stage.distill(
+        root,
+        inputs,
+        values,
+        how,
+        teacher=origin.teacher,
+        start=origin.start,
+        tensorboard=tensorboard,
+    )
     console.stage("distill", [result])
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,6 +57,13 @@ def evaluate(
     blind: Annotated[
         str | None, typer.Option("--blind", help="gaussian: noise in place of the video.")
     ] = None,
+    export: Annotated[
+        str | None,
+        typer.Option("--export", help="official: write the benchmark's own prediction file."),
+    ] = None,
+    export_to: Annotated[
+        Path | None, typer.Option("--export-to", help="That file [./LABEL-official.json].")
+    ] = None,
     answer: AnswerOption = None,
     split: SplitOption = None,
     backbone: BackboneOption = None,
@@ -79,6 +87,12 @@ def evaluate(
 
     if system not in SYSTEMS:
         raise UsageError(f"no system called {system!r}", f"known: {', '.join(SYSTEMS)}")
+    if export not in (None, "official"):
+        raise UsageError(f"--export {export!r}", "the only one is: official")
+    if export_to is not None and export is None:
+        raise UsageError("--export-to needs --export official")
+    if export is not None:
+        stage.check_export(benchmark)
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     values = settings(
         "eval",
@@ -105,5 +119,7 @@ def evaluate(
         name=name,
     )
     result = stage.evaluate(root, inputs, config, how, backbone=backbone)
+    if export is not None:
+        result = stage.export_official(inputs, result, export_to)
     console.evaluation(result)
     return failures_exit_code([result], max_failures)

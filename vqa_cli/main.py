@@ -88,9 +88,11 @@ def _unexpected(error: Exception, console: Console, debug: bool) -> int:
     """Errors of the option parser, the machine's own, and bugs of ours."""
     if hasattr(error, "format_message"):  # the parser's usage errors, whichever click it is from
         explained: VqaError = UsageError(error.format_message(), "see vqa COMMAND --help")
-    elif type(error).__name__ in ("Abort", "Exit"):
-        code: Any = getattr(error, "exit_code", INTERRUPTED)
+    elif type(error).__name__ == "Exit":
+        code: Any = getattr(error, "exit_code", 0)
         return int(code)
+    elif type(error).__name__ == "Abort":  # what the parser makes of an interrupt
+        return _interrupted(console)
     elif isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         explained = MachineError(f"out of memory: {error}", "smaller --set batch_size=...")
     elif isinstance(error, OSError):

@@ -109,6 +109,14 @@ DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the plan, its size and cost; write nothing."),
 ]
+TensorboardOption = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Event files below the workspace's .logs (extra: tensorboard).",
+        rich_help_panel=OUTPUT,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT),

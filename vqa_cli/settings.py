@@ -22,28 +22,29 @@ def settings(
         command: The command, whose section of the recipe is read.
         recipe: Name or path of a recipe.
         overrides: `key=value` texts; dots reach into nested settings.
-        flags: The command's own options; None means not given.
+        flags: The command's own options by the setting's name, dots as in `--set`; None means
+            not given.
     """
-    values: dict[str, Any] = dict(load_recipe(recipe).section(command)) if recipe else {}
+    values: dict[str, Any] = load_recipe(recipe).section(command) if recipe else {}
     for name, value in flags.items():
         if value is not None:
-            values[name] = value
+            _assign(values, name, value)
     for text in overrides or []:
-        _assign(values, text)
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise UsageError(f"--set {text!r} is not of the form key=value")
+        _assign(values, key, _parse(value))
     return values
 
 
-def _assign(values: dict[str, Any], text: str) -> None:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise UsageError(f"--set {text!r} is not of the form key=value")
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         child = values.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise UsageError(f"--set {key}: {parent} is a single value, not a group")
+            raise UsageError(f"{key}: {parent} is a single value, not a group")
         values = child
-    values[last] = _parse(value)
+    values[last] = value
 
 
 def _parse(value: str) -> Any:

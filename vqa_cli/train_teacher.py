@@ -23,6 +23,7 @@ from vqa_cli.options import (
     RecipeOption,
     SeedOption,
     SetOption,
+    TensorboardOption,
     WorkspaceOption,
     open_workspace,
     runtime,
@@ -50,13 +51,14 @@ def train_teacher(
     name: NameOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
+    tensorboard: TensorboardOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> int:
     """Train a Q-Former on all T frames, with the language model and vision tower frozen."""
     from stages import teacher as stage
-    from stages.training.vlap_setup import find_inputs
+    from stages.training.vlap_setup import count_of, find_inputs
 
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     values = settings(
@@ -67,10 +69,11 @@ def train_teacher(
         frames=frames,
         answer=answer,
         preset=preset,
-        seed=seed,
+        **{"training.seed": seed},
     )
     root = open_workspace(workspace)
-    inputs = find_inputs(root, benchmark, backbone, values.get("frames"), features or [])
+    inputs = find_inputs(root, benchmark, backbone, count_of(values, "frames"), features or [])
     how = runtime(console, device=device, force=force, name=name)
-    console.stage("train-teacher", [stage.train_teacher(root, inputs, values, how)])
+    result = stage.train_teacher(root, inputs, values, how, tensorboard=tensorboard)
+    console.stage("train-teacher", [result])
     return 0

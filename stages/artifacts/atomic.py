@@ -71,6 +71,16 @@ def make_directory(path: Path) -> None:
         raise explain_disk_error(error, path, needed=0) from error
 
 
+def fsync_tree(directory: Path) -> None:
+    """Make files that others wrote below `directory`, and their names, survive a power cut."""
+    for path in [directory, *directory.rglob("*")]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def fsync_directory(path: Path) -> None:
     """Make renames inside `path` survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -81,10 +91,16 @@ def fsync_directory(path: Path) -> None:
 
 
 def explain_disk_error(error: OSError, path: Path, needed: int) -> OSError:
-    """`MachineError` for a full disk or quota; any other error as it is."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    """`MachineError` for a full disk, a quota or a file size limit; any other error as it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return error
     free = free_bytes(path.parent)
+    if error.errno == errno.EFBIG:
+        return MachineError(
+            f"file too large for this machine's limit: {path}: {needed:,} bytes needed, "
+            f"{free:,} bytes free",
+            "raise the limit (ulimit -f) and run the same command again: finished shards are kept",
+        )
     return MachineError(
         f"disk full while writing {path}: {needed:,} bytes needed, {free:,} bytes free",
         "free some space and run the same command again: finished shards are kept",

@@ -63,8 +63,7 @@ def representable(values: Array, stored: str) -> Array:
     if stored == "int8":
         return np.ones(len(values), dtype=bool)
     numbers = decode_values(values, stored)
-    finite: Array = np.isfinite(numbers.reshape(len(values), -1)).all(axis=1)
-    return finite
+    return np.asarray(np.isfinite(numbers).all(axis=(1, 2)))
 
 
 class FeatureReader:

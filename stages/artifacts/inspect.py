@@ -106,7 +106,7 @@ def check_artifacts(
     problems: dict[Path, list[str]] = {}
     if chosen is None:
         listings = workspace.listings()
-        chosen = [item.artifact for item in listings if item.artifact is not None]
+        chosen = inputs_first([item.artifact for item in listings if item.artifact is not None])
         problems = {item.path: [item.problem] for item in listings if item.problem}
     for number, artifact in enumerate(chosen):
         found = verify_files(artifact)
@@ -114,6 +114,17 @@ def check_artifacts(
             problems[artifact.path] = found
         progress(number + 1, len(chosen), "artifacts verified")
     return problems
+
+
+def inputs_first(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """The same artifacts, each after those of them that it was made from: the order of repair."""
+    waiting = {item.id: item for item in artifacts}
+    ordered: list[Artifact] = []
+    while waiting:
+        ready = [item for item in waiting.values() if waiting.keys().isdisjoint(item.input_ids())]
+        for item in ready or list(waiting.values()):  # a circle can only be forged
+            ordered.append(waiting.pop(item.id))
+    return ordered
 
 
 def prunable(workspace: Workspace, kind: str | None) -> list[Path]:

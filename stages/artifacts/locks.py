@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from stages.artifacts.atomic import make_directory
+from stages.artifacts.atomic import explain_disk_error, make_directory
 
 
 @contextmanager
@@ -61,4 +61,7 @@ def is_locked(path: Path) -> bool:
 
 def _open(path: Path) -> IO[bytes]:
     make_directory(path.parent)
-    return path.open("ab")
+    try:
+        return path.open("ab")
+    except OSError as error:
+        raise explain_disk_error(error, path, needed=0) from error

@@ -37,10 +37,14 @@ def stream_shards(
             yield from shard_items
 
     done: list[Result] = []
-    for result in process(items()):
-        done.append(result)
-        claim, count = active[0]
-        if len(done) == count:
-            active.popleft()
-            yield claim, done
-            done = []
+    try:
+        for result in process(items()):
+            done.append(result)
+            claim, count = active[0]
+            if len(done) == count:
+                yield claim, done
+                active.popleft()
+                done = []
+    finally:
+        for claim, _ in active:  # claims of shards that an error kept from being committed
+            claim.lock.release()

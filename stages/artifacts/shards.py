@@ -121,6 +121,8 @@ class ShardedDraft:
                 return done
             if self.num_done() < self.num_shards:
                 return None
+            for shard, record in enumerate(self.records()):
+                self.draft.expected[self.data_path(shard).name] = record["sha256"]
             return finish()
 
 

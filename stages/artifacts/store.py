@@ -29,6 +29,7 @@ from stages.core.errors import (
     UsageError,
     VerificationError,
 )
+from stages.core.paths import relative_problem
 
 MANIFEST = "manifest.json"
 
@@ -55,6 +56,14 @@ REBUILD_COMMANDS = {
 VERSIONED_PACKAGES = (
     "vqa-toolkit", "torch", "transformers", "numpy", "h5py", "pyarrow", "av", "decord"
 )  # fmt: skip
+
+MANIFEST_PARTS = {
+    "label": str, "fingerprint": str, "config": dict, "inputs": list, "files": dict,
+    "counts": dict, "created": str, "host": dict,
+}  # fmt: skip
+"""What every manifest holds."""
+
+REBUILD_HINT = "delete the folder and rebuild the artifact"
 
 LABEL_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
@@ -186,6 +195,8 @@ class Draft:
         self.request = request
         self.path = workspace.root / request.kind / request.id
         self.started = time.monotonic()
+        self.expected: dict[str, str] = {}
+        """Sha256 of files as they were written, by name; `finish` refuses any other bytes."""
 
     def lock_path(self, name: str = "artifact") -> Path:
         """Where the lock called `name` of this draft lives."""
@@ -222,9 +233,12 @@ class Draft:
         files = {}
         for file in sorted(item for item in self.path.rglob("*") if item.is_file()):
             name = file.relative_to(self.path).as_posix()
+            digest = atomic.sha256_file(file)
+            if self.expected.get(name, digest) != digest:
+                self._refuse_damage(file)
             entry: dict[str, Any] = {
                 "size": file.stat().st_size,
-                "sha256": atomic.sha256_file(file),
+                "sha256": digest,
                 "rows": (rows or {}).get(name),
             }
             files[name] = entry | ({"log": True} if name in logs else {})
@@ -246,6 +260,13 @@ class Draft:
         }
         atomic.write_json(self.path / MANIFEST, manifest)
         return Artifact(self.path, manifest)
+
+    def _refuse_damage(self, file: Path) -> None:
+        file.unlink()
+        raise VerificationError(
+            f"{file} is not what was written: the disk damaged it before the artifact was finished",
+            "run the same command again: the damaged file was removed and is made again",
+        )
 
 
 @dataclass(frozen=True)
@@ -446,7 +467,20 @@ def open_artifact(path: Path) -> Artifact:
             f"{path} is of a kind unknown to this version: {kind!r}", "update vqa"
         )
     _check_version(path, kind, version)
+    _check_names(manifest_path, manifest)
     return Artifact(path, manifest)
+
+
+def _check_names(path: Path, manifest: dict[str, Any]) -> None:
+    """A manifest may come from anyone: its names must not lead out of the workspace."""
+    for name, kind in MANIFEST_PARTS.items():
+        if not isinstance(manifest.get(name), kind):
+            raise DataError(f"{path} has no {name!r}, or of another type", REBUILD_HINT)
+    places = [f"{item.get('kind')}/{item.get('id')}" for item in manifest["inputs"]]
+    for name in [*manifest["files"], *places]:
+        problem = relative_problem(name)
+        if problem:
+            raise DataError(f"{path} names {name!r}: {problem}; refused", REBUILD_HINT)
 
 
 def _check_version(path: Path, kind: str, version: int) -> None:
@@ -465,16 +499,23 @@ def _check_version(path: Path, kind: str, version: int) -> None:
 
 def verify_files(artifact: Artifact) -> list[str]:
     """What is wrong with an artifact's files: one line each, empty if all is well."""
-    problems = []
+    return [f"{name}: {problem}" for name, problem in _damages(artifact)]
+
+
+def damaged_files(artifact: Artifact) -> list[str]:
+    """Names of the files that are not what the manifest says."""
+    return [name for name, _ in _damages(artifact)]
+
+
+def _damages(artifact: Artifact) -> Iterator[tuple[str, str]]:
     for name, entry in artifact.manifest["files"].items():
         file = artifact.path / name
         if not file.is_file():
-            problems.append(f"{name}: missing")
+            yield name, "missing"
         elif file.stat().st_size != entry["size"]:
-            problems.append(f"{name}: {file.stat().st_size} bytes instead of {entry['size']}")
+            yield name, f"{file.stat().st_size} bytes instead of {entry['size']}"
         elif atomic.sha256_file(file) != entry["sha256"]:
-            problems.append(f"{name}: checksum differs")
-    return problems
+            yield name, "checksum differs"
 
 
 def require_verified(artifact: Artifact) -> None:
@@ -489,16 +530,7 @@ def require_verified(artifact: Artifact) -> None:
 def library_versions() -> dict[str, str]:
     """Versions of what can influence bytes, without importing any of it."""
     versions = {"python": platform.python_version()}
-    for name in (
-        "vqa-toolkit",
-        "torch",
-        "transformers",
-        "numpy",
-        "h5py",
-        "pyarrow",
-        "av",
-        "decord",
-    ):
+    for name in VERSIONED_PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -22,7 +22,7 @@ from stages.artifacts.store import Artifact
 from stages.benchmarks.questions import Question
 from stages.benchmarks.records import from_record
 from stages.core.errors import DataError
-from stages.core.midpoints import midpoint_indices
+from stages.core.midpoints import subset_midpoints
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class QuestionFeatures:
         rows = self.reader.clip(clip_key(self.questions[index]), self.stored_frames, view)
         if self.stored_frames == self.frames:
             return rows
-        kept = midpoint_indices(0, self.stored_frames, self.frames)
+        kept = subset_midpoints(self.stored_frames, self.frames)
         return ClipRows(rows.rows[kept], rows.frames[kept], rows.times[kept])
 
     def batch(self, indices: Sequence[int], views: Sequence[int] | None = None) -> QuestionBatch:

@@ -362,9 +362,16 @@ class VlapStudent(nn.Module):
 
         May be kept and reused like `teacher_targets`.
         """
+        return self.both_targets(features, text, targets)[1]
+
+    @torch.no_grad()
+    def both_targets(
+        self, features: Tensor, text: TextBatch, targets: Sequence[str] | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`teacher_targets` and `relevance_targets` from one pass of the teacher branch."""
         frames = self.backbone.normalise(check_frames(features, self.config.frames))
         seen = self._teacher_outputs(frames, text)
-        return self._relevance(seen, text, self.backbone.labels(targets))
+        return self._targets(seen), self._relevance(seen, text, self.backbone.labels(targets))
 
     @torch.no_grad()
     def select(

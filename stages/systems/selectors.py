@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stages.benchmarks.batches import QuestionBatch
 from stages.core.errors import UsageError
-from stages.core.midpoints import midpoint_indices
+from stages.core.midpoints import subset_midpoints
 from stages.systems.face import Selection, Selector
 
 Span = tuple[float, float]
@@ -21,7 +21,7 @@ class UniformSelector:
 
     def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
         """See `Selector`."""
-        kept = torch.from_numpy(midpoint_indices(0, features.shape[1], keep))
+        kept = torch.from_numpy(subset_midpoints(features.shape[1], keep))
         return Selection(kept.expand(len(batch), -1))
 
 

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +25,7 @@ import safetensors
 import safetensors.torch
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ from stages.core.errors import ConfigError, DataError, DivergenceError
 from stages.core.runtime import Progress
 from stages.training.optim import OptimizerConfig, build_optimizer, set_learning_rate
 from stages.training.schedule import LearningRateConfig, learning_rate
+from stages.training.tensorboard import EventLog
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +64,10 @@ class TrainingConfig(Config):
     """Learning rate over time."""
     precision: Precision = "float32"
     """Arithmetic of the forward pass; trained weights and their moments stay float32."""
-    clip_gradient: float | None = None
+    clip_gradient: float | None = Field(default=None, gt=0)
     """Largest gradient norm; none: no clipping, as in the reference."""
     checkpoint_every: int = Field(default=200, ge=1)
-    """Forward passes between two saved states; one is saved after every epoch as well."""
+    """Forward passes after which the next optimizer step saves the state, as every epoch's end."""
     select_best: bool = True
     """Keep the epoch with the best accuracy on the tune split; otherwise the last one."""
     seed: int = 42
@@ -143,7 +145,19 @@ Forward = Callable[[nn.Module, Any, Moment], StepOutput]
 
 
 def make_accelerator(device: torch.device, config: TrainingConfig) -> Accelerator:
-    """The accelerator of a run; processes started by torchrun or accelerate are found by it."""
+    """The accelerator of a run; processes started by torchrun or accelerate are found by it.
+
+    Raises:
+        ConfigError: float16 on a CPU.
+    """
+    if config.precision == "float16" and device.type == "cpu":
+        raise ConfigError(
+            "training.precision: float16 needs an accelerator (its loss scaling has no CPU form)",
+            "--set training.precision=bfloat16, or float32",
+        )
+    # accelerate keeps the first run's precision for the whole process and refuses another one;
+    # `vqa run` and `vqa demo` train several models in one process.
+    AcceleratorState._reset_state()
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=MIXED_PRECISION[config.precision],
@@ -163,6 +177,7 @@ class Fit:
         evaluate: Accuracy on the tune split in percent; none: no tune split.
         accelerator: From `make_accelerator`.
         progress: Called after every forward pass.
+        events: Folder for TensorBoard event files; none: none are written.
     """
 
     def __init__(
@@ -176,10 +191,12 @@ class Fit:
         evaluate: Callable[[nn.Module], float] | None,
         accelerator: Accelerator,
         progress: Progress,
+        events: Path | None = None,
     ) -> None:
         self.config, self.data, self.directory = config, data, directory
         self.forward, self.evaluate, self.progress = forward, evaluate, progress
-        self.accelerator = accelerator
+        self.accelerator, self.events = accelerator, events
+        self._event_log: EventLog | None = None
         self.processes = accelerator.num_processes
         self.model = model
         self.trainable = {
@@ -190,6 +207,8 @@ class Fit:
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.position = Position()
         self._since_step: list[dict[str, float]] = []
+        self._questions: list[int] = []
+        self._saved_at = 0
         self.passes_per_epoch = self._passes_per_epoch()
         self.total_passes = config.epochs * self.passes_per_epoch
         self.started = time.monotonic()
@@ -199,12 +218,18 @@ class Fit:
         torch.manual_seed(self.config.seed + self.accelerator.process_index)
         self._load_state()
         self.optimizer.zero_grad()
-        for epoch in range(self.position.epoch, self.config.epochs):
-            self._train_epoch(epoch)
-            self._evaluate_epoch(epoch)
-            self.position.epoch, self.position.index = epoch + 1, 0
-            self._save_state()
+        with self._opened_events() as self._event_log:
+            for epoch in range(self.position.epoch, self.config.epochs):
+                self._train_epoch(epoch)
+                self._evaluate_epoch(epoch)
+                self.position.epoch, self.position.index = epoch + 1, 0
+                self._save_state()
         return self._result()
+
+    def _opened_events(self) -> AbstractContextManager[EventLog | None]:
+        if self.events is None or not self.accelerator.is_main_process:
+            return nullcontext()
+        return EventLog(self.events, self.position.forward_passes)
 
     # --- one epoch -----------------------------------------------------------------------------
 
@@ -233,7 +258,7 @@ class Fit:
             self.position.forward_passes += 1
             if self._step_is_due():
                 self._optimizer_step()
-                if self.position.forward_passes % self.config.checkpoint_every == 0:
+                if self.position.forward_passes - self._saved_at >= self.config.checkpoint_every:
                     self._save_state()
             self.progress(self.position.forward_passes, self.total_passes, "training batches")
 
@@ -241,6 +266,11 @@ class Fit:
         """Every `accumulate` passes; what is left at an epoch's end is not carried over."""
         index = self.position.index
         return index % self.config.accumulate == 0 or index == self.passes_per_epoch
+
+    def _step_group(self) -> tuple[int, int]:
+        """First pass and number of passes of the running optimizer step; an epoch's last is cut."""
+        first = self.position.index - self.position.index % self.config.accumulate
+        return first, min(self.config.accumulate, self.passes_per_epoch - first)
 
     def _prefetched(self, batches: list[list[int]], epoch: int) -> Iterator[tuple[list[int], Any]]:
         """Each process's part of each batch, the next one read while the model works."""
@@ -259,30 +289,37 @@ class Fit:
         moment = Moment(epoch, self.position.index, self.config.epochs, self.passes_per_epoch)
         rate = learning_rate(self.config.schedule, **asdict(moment))
         set_learning_rate(self.optimizer, rate)
-        due = (self.position.index + 1) % self.config.accumulate == 0
-        last = self.position.index + 1 == self.passes_per_epoch
+        first, size = self._step_group()
+        last = self.position.index + 1 == first + size
         context = (
-            self.accelerator.no_sync(self.wrapped)
-            if self.processes > 1 and not (due or last)
-            else nullcontext()
+            nullcontext() if self.processes == 1 or last else self.accelerator.no_sync(self.wrapped)
         )
         with context:
             output = self.forward(self.wrapped, batch, moment)
             self._check_finite(output.loss, indices)
-            scale = self.config.accumulate if self.config.accumulate_rule == "mean" else 1
+            scale = size if self.config.accumulate_rule == "mean" else 1
             self.accelerator.backward(output.loss / scale)
         self._since_step.append(
             {name: float(value.detach()) for name, value in output.parts.items()}
             | {"loss": float(output.loss.detach()), "lr": rate, "epoch": epoch}
         )
+        self._questions += indices
 
     def _check_finite(self, loss: Tensor, indices: list[int]) -> None:
-        if torch.isfinite(loss.detach()).item():
-            return
-        raise DivergenceError(
-            f"the loss is {float(loss.detach())} in epoch {self.position.epoch}, batch "
-            f"{self.position.index}; questions: {', '.join(self.data.ids(indices))}",
-            "the state before it is kept; try a smaller learning rate or --set precision=float32",
+        if not torch.isfinite(loss.detach()).item():
+            raise self._divergence("loss", float(loss.detach()), indices)
+
+    def _check_gradient(self, norm: Any) -> None:
+        """Before the step, so that no bad weights are kept; float16's scaler skips such steps."""
+        if norm is not None and self.accelerator.scaler is None and not math.isfinite(norm):
+            raise self._divergence("gradient norm", float(norm), self._questions)
+
+    def _divergence(self, what: str, value: float, indices: list[int]) -> DivergenceError:
+        return DivergenceError(
+            f"the {what} is {value} in epoch {self.position.epoch}, batch {self.position.index}; "
+            f"questions: {', '.join(self.data.ids(indices))}",
+            "the state before it is kept; try a smaller --set training.schedule.init_lr=..., "
+            "or training.precision=float32",
         )
 
     def _optimizer_step(self) -> None:
@@ -290,12 +327,24 @@ class Fit:
         norm = self.accelerator.clip_grad_norm_(
             list(self.trainable.values()), math.inf if limit is None else limit
         )
+        self._check_gradient(norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        value = math.nan if norm is None else float(norm)
+        self._log({**self._step_means(), "gradient_norm": value if math.isfinite(value) else None})
+        self._since_step, self._questions = [], []
+
+    def _step_means(self) -> dict[str, float]:
+        """Means over the step's passes and over all processes, each of which saw its own part."""
         parts = self._since_step
         mean = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
-        self._log({**mean, "gradient_norm": None if norm is None else float(norm)})
-        self._since_step = []
+        if self.processes == 1:
+            return mean
+        # float32, because not every accelerator has float64.
+        values = torch.tensor(list(mean.values()), device=self.accelerator.device)
+        shared = self.accelerator.reduce(values, "mean").tolist()
+        same = {"lr": mean["lr"], "epoch": mean["epoch"]}
+        return dict(zip(mean, shared, strict=True)) | same
 
     # --- evaluation ----------------------------------------------------------------------------
 
@@ -316,6 +365,7 @@ class Fit:
     def _result(self) -> FitResult:
         self.accelerator.wait_for_everyone()
         weights = safetensors.torch.load_file(self.directory / BEST_FILE)
+        self.accelerator.wait_for_everyone()  # the main process deletes the file soon
         known = math.isfinite(self.position.best_accuracy)
         return FitResult(
             weights=weights,
@@ -337,6 +387,8 @@ class Fit:
         with (self.directory / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             self.position.metrics_bytes = file.tell()
+        if self._event_log is not None:
+            self._event_log(line)
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu() for name, value in self.trainable.items()}
@@ -355,6 +407,7 @@ class Fit:
         scaler = self.accelerator.scaler
         facts = {"position": asdict(self.position), "scaler": scaler and scaler.state_dict()}
         self._write(STATE_FILE, tensors, facts)
+        self._saved_at = self.position.forward_passes
 
     def _random_states(self) -> list[dict[str, Tensor]]:
         own = {"cpu": torch.get_rng_state()}
@@ -378,12 +431,14 @@ class Fit:
     def _load_state(self) -> None:
         path = self.directory / STATE_FILE
         if not path.exists():
-            (self.directory / METRICS_FILE).unlink(missing_ok=True)
+            if self.accelerator.is_main_process:
+                (self.directory / METRICS_FILE).unlink(missing_ok=True)
             return
         with safetensors.safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["vqa"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         self.position = Position(**facts["position"])
+        self._saved_at = self.position.forward_passes
         self._restore(tensors)
         if facts["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(facts["scaler"])

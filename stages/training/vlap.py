@@ -83,12 +83,14 @@ class VlapBatch:
         text: The prompts.
         labels: Target tokens [B, L].
         teacher_targets: Kept teacher tokens [B, T * Q, D], if there are any.
+        relevance_targets: Kept likelihoods of the answer from each frame [B, T], if there are any.
     """
 
     features: Tensor
     text: TextBatch
     labels: Tensor
     teacher_targets: Tensor | None
+    relevance_targets: Tensor | None
 
 
 class VlapData:
@@ -106,6 +108,7 @@ class VlapData:
         self.data, self.text, self.mode, self.rule, self.seed = data, text, mode, rule, seed
         self.indices = data.usable(labelled=True)[:limit]
         self.teacher_targets: Tensor | None = None
+        self.relevance_targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -124,6 +127,7 @@ class VlapData:
             self.text.encode([prompt(q, self.mode, self.rule) for q in questions], training=True),
             self.text.encode_targets([self._target(question) for question in questions]),
             None if self.teacher_targets is None else self.teacher_targets[list(indices)],
+            None if self.relevance_targets is None else self.relevance_targets[list(indices)],
         )
 
     def _question(self, index: int) -> Question:
@@ -165,6 +169,8 @@ class TauForward:
         }
         if batch.teacher_targets is not None:
             arguments["teacher_targets"] = batch.teacher_targets.to(self.device)
+        if batch.relevance_targets is not None:
+            arguments["relevance_targets"] = batch.relevance_targets.to(self.device)
         output: VlapOutput = model(
             batch.features.to(self.device),
             batch.text.to(self.device),
@@ -187,5 +193,6 @@ class LoggedOutput:
         self.parts = {
             "task_loss": output.task_loss,
             "distill_loss": output.distill_loss,
+            "relevance_loss": output.relevance_loss,
             "tau": torch.tensor(tau),
         }

@@ -12,11 +12,13 @@ from accelerate import Accelerator
 from torch import nn
 
 from stages.artifacts.lookup import features_of, prepared_splits, questions_of
-from stages.artifacts.store import Artifact, Workspace
+from stages.artifacts.store import Artifact, Request, Workspace
+from stages.artifacts.weights import backbone_of
 from stages.benchmarks.batches import QuestionFeatures
 from stages.benchmarks.manifest import load_manifest
 from stages.core.device import resolve_device
 from stages.core.errors import ConfigError, MissingInput, UsageError
+from stages.core.optional import require
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import backbone_label, backbone_path
 from stages.models.backbones.folder import BackboneFolder
@@ -110,8 +112,20 @@ def find_inputs(
         *train,
         tune[0] if tune else None,
         tune[1] if tune else None,
-        backbone or train[1].config["backbone"],
+        backbone or backbone_of(train[1]),
     )
+
+
+def count_of(values: Mapping[str, Any], name: str) -> int | None:
+    """The number of frames called `name`, if it is given.
+
+    Raises:
+        ConfigError: Not a number above 0.
+    """
+    value = values.get(name)
+    if value is not None and (type(value) is not int or value < 1):
+        raise ConfigError(f"{name}: a number of frames, not {value!r}")
+    return value
 
 
 def with_preset(values: dict[str, Any]) -> dict[str, Any]:
@@ -124,9 +138,14 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     name = values.pop("preset", "paper")
     if name not in PRESETS:
         raise UsageError(f"no preset called {name!r}", f"known: {', '.join(PRESETS)}")
-    values["model"] = {**PRESETS[name], **values.get("model", {})}
-    values["training"] = {**PRESET_TRAINING[name], **values.get("training", {})}
-    values["temperature"] = {**PRESET_TEMPERATURE[name], **values.get("temperature", {})}
+    groups = {"model": PRESETS, "training": PRESET_TRAINING, "temperature": PRESET_TEMPERATURE}
+    for group, presets in groups.items():
+        given = values.get(group, {})
+        if not isinstance(given, dict):
+            raise ConfigError(f"{group}: a group of settings, not {given!r}", f"--set {group}.KEY=")
+        values[group] = {**presets[name], **given}
+    for key in {"frames", "keep"} & set(values["model"]):
+        raise ConfigError(f"model.{key} is decided by {key}", f"--{key} N, or --set {key}=N")
     return values
 
 
@@ -146,8 +165,9 @@ def stage_config(
     benchmark = inputs.train_questions.config["benchmark"]
     folder = BackboneFolder(backbone_path(inputs.backbone))
     stored = max(inputs.train_features.config["sampling"]["frames"])
-    frames = values.pop("frames", None) or stored
-    keep = values.pop("keep", None) or frames
+    frames, keep = count_of(values, "frames") or stored, count_of(values, "keep")
+    keep = keep or frames
+    values = {name: value for name, value in values.items() if name not in ("frames", "keep")}
     values["model"] = {"frames": frames, "keep": keep, **values["model"]}
     if "prompter" in values:
         values["model"]["prompter"] = values.pop("prompter")
@@ -169,6 +189,11 @@ def stage_config(
     )
 
 
+def events_folder(workspace: Workspace, request: Request, wanted: bool) -> Path | None:
+    """Where TensorBoard event files of a run go: beside the artifacts, since they hold times."""
+    return workspace.root / ".logs" / request.id if wanted else None
+
+
 @dataclass
 class VlapSetup:
     """Everything that a run of VLAP training needs besides its network."""
@@ -178,6 +203,8 @@ class VlapSetup:
     runtime: Runtime
     accelerator: Accelerator
     backbone: InstructBlip
+    events: Path | None = None
+    """Folder for TensorBoard event files."""
 
     @classmethod
     def make(
@@ -185,8 +212,11 @@ class VlapSetup:
         config: VlapStageConfig,
         inputs: VlapInputs,
         runtime: Runtime,
+        events: Path | None = None,
     ) -> VlapSetup:
         """Load the backbone and start `accelerate`."""
+        if events is not None:
+            require("tensorboard", "tensorboard")
         if inputs.train_features.config["backbone"] != config.backbone:
             raise ConfigError(
                 f"{inputs.train_features.id} was extracted with "
@@ -196,7 +226,8 @@ class VlapSetup:
         accelerator = make_accelerator(resolve_device(runtime.device), config.training)
         folder = BackboneFolder(backbone_path(inputs.backbone))
         backbone = InstructBlip.load(folder, accelerator.device, config.training.precision)
-        return cls(config, inputs, runtime, accelerator, backbone.to(accelerator.device))
+        backbone = backbone.to(accelerator.device)
+        return cls(config, inputs, runtime, accelerator, backbone, events)
 
     def train_data(self) -> VlapData:
         """The training questions."""
@@ -230,4 +261,5 @@ class VlapSetup:
             evaluate=evaluate,
             accelerator=self.accelerator,
             progress=self.runtime.progress,
+            events=self.events,
         )

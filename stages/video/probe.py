@@ -33,6 +33,10 @@ _EXACT_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
 # Their clocks start anywhere.
 _FLOATING_CLOCKS = frozenset({"mpegts", "mpeg"})
 
+# These raise on damage when told to "explode". The others only complain in the log, and motion JPEG
+# then returns half a picture.
+EXPLODING_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
+
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 FRAME_FOLDER_FPS = 3.0
 
@@ -160,6 +164,15 @@ def open_video(path: Path, **mov_options: str) -> Iterator[tuple[Any, Any]]:
         if isinstance(error, VideoError):
             raise
         raise VideoError(f"{path}: {decoder_words(error)}") from None
+
+
+def be_strict(stream: Any) -> None:
+    """Let the decoder raise on damage, where it can, instead of patching the picture."""
+    context = stream.codec_context
+    options = {"max_pixels": str(MAX_PIXELS)}
+    if context.codec.canonical_name in EXPLODING_CODECS:
+        options["err_detect"] = "explode"
+    context.options = options
 
 
 def decoder_words(error: BaseException) -> str:
@@ -380,7 +393,7 @@ def _decoded_pts(path: Path, header: _Header) -> NDArray[np.int64]:
     """
     stamps: list[int | None] = []
     with open_video(path) as (container, stream):
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
+        be_strict(stream)
         stamps.extend(frame.pts for frame in container.decode(stream))
     known = [stamp for stamp in stamps if stamp is not None]
     if len(known) == len(stamps) and bool(np.all(np.diff(known) > 0)):

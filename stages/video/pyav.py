@@ -17,17 +17,15 @@ from numpy.typing import NDArray
 from stages.core.errors import VideoError
 from stages.video.frames import FrameBatch, wanted_frames
 from stages.video.probe import (
-    MAX_PIXELS,
+    EXPLODING_CODECS,
     VideoInfo,
+    be_strict,
     clockwise,
     ffmpeg_log,
     open_image,
     open_video,
 )
 from stages.video.resize import FrameFormat
-
-# These raise on damage when told to "explode"; the others only complain in the log.
-_EXPLODING_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
 
 _TURNS = {90: [("transpose", "clock")], 180: [("hflip", ""), ("vflip", "")]}
 _TURNS[270] = [("transpose", "cclock")]
@@ -120,7 +118,7 @@ def _decoded(path: Path, info: VideoInfo, unique: NDArray[np.int64]) -> Iterator
 
     targets = {int(info.pts[index]): row for row, index in enumerate(unique)}
     with open_video(path) as (container, stream):
-        _be_strict(stream)
+        be_strict(stream)
         for key_dts, stamps in _by_key_frame(info, targets):
             missing = set(stamps)
             try:
@@ -147,17 +145,13 @@ def _in_order(path: Path, info: VideoInfo, unique: NDArray[np.int64]) -> Iterato
     by_stamp = {int(info.pts[index]): int(index) for index in unique} if info.seekable else {}
     last = int(unique[-1])
     with open_video(path) as (container, stream):
-        _be_strict(stream)
+        be_strict(stream)
         for count, frame in enumerate(_sound_frames(path, info, container, stream)):
             index = by_stamp.get(frame.pts) if info.seekable else count
             if index in rows:
                 yield rows[index], frame
                 if index == last:
                     return
-
-
-def _be_strict(stream: Any) -> None:
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
 
 
 def _by_key_frame(
@@ -202,7 +196,7 @@ def _refuse_faults(path: Path, info: VideoInfo, log: list[Any]) -> None:
     import av
 
     for level, who, words in log:
-        silent_error = level <= av.logging.ERROR and info.codec not in _EXPLODING_CODECS
+        silent_error = level <= av.logging.ERROR and info.codec not in EXPLODING_CODECS
         if silent_error or "concealing" in words:
             raise VideoError(f"{path}: {who}: {words.strip()}")
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.core.errors import DataError
-
-Indices: TypeAlias = NDArray[np.int64]
+from stages.core.midpoints import Indices, segment_edges
 
 # Seconds by which a time stamp may miss a clip's edge through float rounding alone.
 _EDGE_SLACK = 1e-6
@@ -73,32 +71,15 @@ def clip_bounds(
     return lo, max(lo, hi)
 
 
-def midpoint_indices(lo: int, hi: int, n: int) -> Indices:
-    """`int64[n]`: the middle frame of each of n equal segments of [lo, hi) (evaluation)."""
-    edges = _segment_edges(lo, hi, n)
-    return (edges[:-1] + edges[1:]) // 2
-
-
 def random_indices(lo: int, hi: int, n: int, rng: np.random.Generator) -> Indices:
     """`int64[n]`: a uniform draw from each of n equal segments of [lo, hi) (training).
 
     An empty segment gives its edge. Exactly n numbers are drawn whatever the clip, by
     `Generator.random`, whose stream does not change between NumPy versions.
     """
-    edges = _segment_edges(lo, hi, n)
+    edges = segment_edges(lo, hi, n)
     widths = edges[1:] - edges[:-1]
     return edges[:-1] + np.floor(rng.random(n) * widths).astype(np.int64)
-
-
-def subset_midpoints(n_cached: int, k: int) -> Indices:
-    """`int64[k]` positions among `n_cached` stored frames by the midpoint rule (32, 4: 4 12 20 28).
-
-    Raises:
-        DataError: more frames are asked for than are stored.
-    """
-    if k > n_cached:
-        raise DataError(f"{k} frames are asked for, but only {n_cached} are stored per clip")
-    return midpoint_indices(0, n_cached, k)
 
 
 def count_repeats(indices: Indices) -> int:
@@ -111,13 +92,6 @@ def view_rng(seed: int, video: str, clip: str, view: int) -> np.random.Generator
     text = json.dumps([seed, video, clip, view], ensure_ascii=True)
     digest = hashlib.sha256(text.encode("ascii")).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
-
-
-def _segment_edges(lo: int, hi: int, n: int) -> Indices:
-    """`int64[n + 1]`. A float linspace: exact integer division differs (specs/sevila.md 11.5)."""
-    if n < 1:
-        raise DataError(f"at least one frame per clip is needed, not {n}")
-    return np.linspace(lo, hi, n + 1).astype(np.int64)
 
 
 def _refuse_impossible_clip(start: float, end: float) -> None:

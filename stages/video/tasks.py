@@ -10,14 +10,13 @@ from typing import Literal, Protocol
 import numpy as np
 
 from stages.core.errors import DataError, VideoError
+from stages.core.midpoints import Indices, midpoint_indices
 from stages.video import load_decoder
 from stages.video.frames import FrameBatch
 from stages.video.probe import FRAME_FOLDER_FPS, VideoInfo, probe
 from stages.video.resize import FrameFormat
 from stages.video.sampling import (
-    Indices,
     clip_bounds,
-    midpoint_indices,
     random_indices,
     view_rng,
 )

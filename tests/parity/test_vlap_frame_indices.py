@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.video.sampling import clip_bounds, midpoint_indices
+from stages.core.midpoints import midpoint_indices
+from stages.video.sampling import clip_bounds
 
 
 def indices_of(row: dict[str, Any]) -> list[int]:

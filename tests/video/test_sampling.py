@@ -14,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core.errors import DataError
+from stages.core.midpoints import midpoint_indices, subset_midpoints
 from stages.video.sampling import (
     clip_bounds,
     count_repeats,
-    midpoint_indices,
     random_indices,
-    subset_midpoints,
     view_rng,
 )
 

@@ -61,7 +61,7 @@ def backbone_label(name: str) -> str:
 
 
 def backbone_host(name: str) -> dict[str, str]:
-    """Where a backbone that has no catalogue name lies on this machine, for manifests' host part."""
+    """Where a backbone without a catalogue name lies on this machine, for manifests' host part."""
     if name in EMBEDDED or name in PUBLISHED:
         return {}
     return {"backbone_folder": str(Path(name).absolute())}
