@@ -65,7 +65,7 @@ def find_origin(
         raise UsageError(f"--init {init!r}", f"one of {', '.join(INITS)}")
     needs_teacher = values.get("model", {}).get("teacher", "frozen") != "none"
     chosen_teacher = (
-        weights_of(workspace, benchmark, ["teacher"], reference=teacher)
+        weights_of(workspace, benchmark, ["teacher"], reference=teacher, option="--teacher")
         if needs_teacher or init == "teacher"
         else None
     )

@@ -30,8 +30,9 @@ from stages.artifacts.questions import write_failures
 from stages.artifacts.result import StageResult, finished_result, unfinished_result
 from stages.artifacts.shards import Claim, ShardedDraft, split_into_shards
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
+from stages.artifacts.weights import backbone_of
 from stages.benchmarks.batches import QuestionFeatures, load_questions
-from stages.benchmarks.exports import OFFICIAL, require_official
+from stages.benchmarks.exports import OFFICIAL
 from stages.benchmarks.manifest import load_manifest, split_name
 from stages.benchmarks.prompts import AnswerMode
 from stages.benchmarks.questions import Question
@@ -41,6 +42,8 @@ from stages.core.config import Config
 from stages.core.device import resolve_device
 from stages.core.errors import ConfigError, DataError, UsageError
 from stages.core.runtime import Runtime
+from stages.models.backbones.catalog import backbone_path
+from stages.models.backbones.folder import BackboneFolder
 from stages.models.vlap import VlapConfig
 from stages.systems.face import System
 from stages.systems.predict import Blind, Prediction, predict
@@ -233,7 +236,7 @@ class _Run:
         backbone: str | None,
     ) -> None:
         self.data, self.config, self.runtime = data, config, runtime
-        self.system = _system(config, inputs.weights, runtime, backbone)
+        self.system = _system(config, inputs, runtime, backbone)
         self.seconds = 0.0
         self.answered = 0
 
@@ -314,9 +317,16 @@ class _Run:
 
 
 def _system(
-    config: EvaluateConfig, weights: Artifact, runtime: Runtime, backbone: str | None
+    config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime, backbone: str | None
 ) -> System:
+    weights = inputs.weights
     torch.manual_seed(config.seed)
+    folder = BackboneFolder(backbone_path(backbone or backbone_of(weights)))
+    if folder.content_fingerprint(["vision_model."]) != inputs.features.config["weights"]:
+        raise DataError(
+            f"{inputs.features.id} was extracted with another vision tower than {folder.path} has",
+            "give the folder it was made with: --backbone PATH, or extract again",
+        )
     system = load_vlap(
         weights,
         resolve_device(runtime.device),
@@ -400,11 +410,6 @@ def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
 
 
 # --- official files ------------------------------------------------------------------------------
-
-
-def check_export(benchmark: str) -> None:
-    """Raise `UsageError` where the benchmark has no official file; call it before any work."""
-    require_official(benchmark)
 
 
 def export_official(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import distill, evaluate, features, frames, prepare, report, teacher
-from stages.artifacts.atomic import fsync_directory
+from stages.artifacts.atomic import fsync_directory, write_json
 from stages.artifacts.locks import locked
 from stages.artifacts.store import MANIFEST, Artifact, Workspace, damaged_files, verify_files
 from stages.artifacts.weights import backbone_of
@@ -44,8 +44,13 @@ def repair_artifact(workspace: Workspace, path: Path, runtime: Runtime) -> Artif
         # Last: without a manifest a stage takes every shard that is left for a sound one.
         fsync_directory(path)
         (path / MANIFEST).unlink()
-    REBUILDS[artifact.kind](workspace, artifact, inputs, replace(runtime, name=artifact.label))
-    rebuilt = workspace.open(path)
+    try:
+        REBUILDS[artifact.kind](workspace, artifact, inputs, replace(runtime, name=artifact.label))
+        rebuilt = workspace.open(path)
+    except BaseException:
+        # It says how the artifact is made: without it there would be no second attempt.
+        write_json(path / MANIFEST, artifact.manifest)
+        raise
     if rebuilt.content != artifact.content:
         raise DataError(
             f"{path} was rebuilt, but its content differs from before",
@@ -134,7 +139,8 @@ def _weights(
         inputs.get("tune_features"),
         backbone_of(artifact),
     )
-    values["frames"], values["keep"] = values["model"]["frames"], values["model"]["keep"]
+    model = dict(values["model"])
+    values |= {"frames": model.pop("frames"), "keep": model.pop("keep"), "model": model}
     if artifact.config["role"] == "student":
         distill.distill(
             workspace,

@@ -1,4 +1,4 @@
-"""What every test needs: the shared data, if it is beside the checkout, a fixed RNG, a tiny world."""
+"""What every test needs: shared data (if beside the checkout), a fixed RNG, a tiny world."""
 
 from __future__ import annotations
 

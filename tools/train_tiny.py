@@ -568,7 +568,8 @@ sentences that describe one object. No other data.
 |---|---|---|
 {recipe}
 
-AdamW, warm-up and cosine, {report["seconds"] / 60:.0f} minutes on {arguments.threads} CPU cores.
+AdamW, warm-up and cosine; {report["seconds"] / 60:.0f} minutes on two CPU cores shared with other
+work.
 
 ## Accuracy
 

@@ -84,6 +84,7 @@ def evaluate(
 ) -> int:
     """Answer every question of a split with a system, and score the answers."""
     from stages import evaluate as stage
+    from stages.benchmarks.exports import require_official
 
     if system not in SYSTEMS:
         raise UsageError(f"no system called {system!r}", f"known: {', '.join(SYSTEMS)}")
@@ -92,7 +93,7 @@ def evaluate(
     if export_to is not None and export is None:
         raise UsageError("--export-to needs --export official")
     if export is not None:
-        stage.check_export(benchmark)
+        require_official(benchmark)
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     values = settings(
         "eval",

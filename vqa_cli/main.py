@@ -64,6 +64,8 @@ def run_command(arguments: list[str]) -> int:
     console = Console(as_json="--json" in arguments, debug=debug)
     try:
         outcome = app(arguments, standalone_mode=False)
+        if outcome == INTERRUPTED:  # what the parser makes of Ctrl-C
+            return _interrupted(console)
         return outcome if isinstance(outcome, int) else 0
     except VqaError as error:
         console.error(error)
@@ -91,7 +93,7 @@ def _unexpected(error: Exception, console: Console, debug: bool) -> int:
     elif type(error).__name__ == "Exit":
         code: Any = getattr(error, "exit_code", 0)
         return int(code)
-    elif type(error).__name__ == "Abort":  # what the parser makes of an interrupt
+    elif type(error).__name__ == "Abort":  # the same in other versions of it
         return _interrupted(console)
     elif isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         explained = MachineError(f"out of memory: {error}", "smaller --set batch_size=...")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.artifacts import atomic
@@ -217,6 +218,32 @@ class ClipRows:
     times: Array
 
 
+def read_index(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read an index table that has exactly the columns of `schema`."""
+    table = read_table(path)
+    try:
+        return table.cast(schema)
+    except ValueError as error:
+        raise DataError(
+            f"{path} does not have the columns of an index ({error})",
+            "vqa artifacts verify --repair",
+        ) from None
+
+
+def _check_range(artifact: Artifact, table: str, column: str, values: Any, end: int) -> None:
+    """Refuse an index whose `values` are not all in 0 .. end - 1."""
+    if values.null_count or (len(values) and not _within(values, end)):
+        raise DataError(
+            f"{artifact.path / table}: {column} points to what is not there",
+            "vqa artifacts verify --repair",
+        )
+
+
+def _within(values: Any, end: int) -> bool:
+    bounds = pc.min_max(values).as_py()
+    return bool(bounds["min"] >= 0 and bounds["max"] < end)
+
+
 class ClipIndex:
     """A finished frames or features artifact, opened for random reads.
 
@@ -231,13 +258,14 @@ class ClipIndex:
         self, artifact: Artifact, stem: str, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
         self.artifact = artifact
-        rows = read_table(artifact.path / ROWS_TABLE)
+        num_shards = int(artifact.manifest["shards"])
+        rows = read_index(artifact.path / ROWS_TABLE, ROWS_SCHEMA)
+        _check_range(artifact, ROWS_TABLE, "shard", rows["shard"], num_shards)
         self.frames = rows["frame"].to_numpy()
         self.times = rows["time"].to_numpy()
         self.videos = rows["video"]
         self.row_clips = rows["clip"].to_numpy()
         self.row_views = rows["view"].to_numpy()
-        num_shards = int(artifact.manifest["shards"])
         files = [artifact.path / f"{stem}-{shard:05d}.h5" for shard in range(num_shards)]
         self.reader = RowReader(
             files, rows["shard"].to_numpy(), rows["offset"].to_numpy(), shape, dtype
@@ -245,9 +273,12 @@ class ClipIndex:
         self._clips = self._read_clips()
 
     def _read_clips(self) -> dict[tuple[ClipKey, int, int], list[int]]:
-        table = read_table(self.artifact.path / CLIPS_TABLE).to_pylist()
+        table = read_index(self.artifact.path / CLIPS_TABLE, CLIPS_SCHEMA)
+        numbers = pc.list_flatten(table["rows"])
+        _check_range(self.artifact, CLIPS_TABLE, "rows", numbers, len(self.frames))
         return {
-            ((c["video"], c["start"], c["end"]), c["frames"], c["view"]): c["rows"] for c in table
+            ((c["video"], c["start"], c["end"]), c["frames"], c["view"]): c["rows"]
+            for c in table.to_pylist()
         }
 
     def has(self, key: ClipKey, frames: int, view: int = 0) -> bool:

@@ -111,8 +111,9 @@ class FeatureReader:
 def _read_scales(path: Path) -> Array:
     shape, _ = check_rows_file(path)
     with h5py.File(path, "r", locking=False) as file:
-        if SCALE_DATASET not in file or file[SCALE_DATASET].shape != shape[:2]:
+        scale = file.get(SCALE_DATASET)
+        if not isinstance(scale, h5py.Dataset) or (scale.shape, scale.dtype) != (shape[:2], "f4"):
             raise DataError(f"{path}: no scales for its int8 rows", "vqa artifacts verify --repair")
-        if file[SCALE_DATASET].external or file[SCALE_DATASET].is_virtual:
+        if scale.external or scale.is_virtual:
             raise DataError(f"{path}: {SCALE_DATASET} keeps its data in other files; refused")
-        return np.asarray(file[SCALE_DATASET][...])
+        return np.asarray(scale[...])

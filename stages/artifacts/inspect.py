@@ -109,7 +109,8 @@ def check_artifacts(
         chosen = inputs_first([item.artifact for item in listings if item.artifact is not None])
         problems = {item.path: [item.problem] for item in listings if item.problem}
     for number, artifact in enumerate(chosen):
-        found = verify_files(artifact)
+        # Opened again: a repair writes a new manifest, and logs in it may differ.
+        found = verify_files(workspace.open(artifact.path))
         if found:
             problems[artifact.path] = found
         progress(number + 1, len(chosen), "artifacts verified")

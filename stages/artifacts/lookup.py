@@ -105,8 +105,9 @@ def weights_of(
     *,
     system: str = "vlap",
     reference: str | None = None,
+    option: str = "--weights",
 ) -> Artifact:
-    """Weights of the first of `roles` that there are any of."""
+    """Weights of the first of `roles` that there are any of; `option` settles an ambiguity."""
     for role in roles if reference is None else []:
         if any(_is_role(item, system, benchmark, role) for item in workspace.finished("weights")):
             roles = [role]
@@ -115,7 +116,7 @@ def weights_of(
         "weights",
         lambda item: any(_is_role(item, system, benchmark, role) for role in roles),
         described=f"{system} weights ({' or '.join(roles)}) for {benchmark}",
-        option="--weights",
+        option=option,
         command=_weights_command(benchmark, roles[0]),
         reference=reference,
     )

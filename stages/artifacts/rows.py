@@ -158,6 +158,8 @@ class RowReader:
         wanted = np.asarray(rows, dtype=np.int64)
         if out is None:
             out = np.empty((len(wanted), *self.shape), dtype=self.dtype)
+        if not len(wanted):  # a video that failed has none
+            return out
         flat = out.reshape(len(wanted), -1).view(np.uint8)
         start = 0
         for stop in [*(np.flatnonzero(self._breaks(wanted)) + 1), len(wanted)]:

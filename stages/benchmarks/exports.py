@@ -17,7 +17,7 @@ Predicted = int | str | None
 
 
 def nextqa_file(questions: Sequence[Question], predictions: Sequence[Predicted]) -> Any:
-    """`{"<video>_<qid>": {"prediction": index, "answer": index}}`, as NExT-QA's eval_mc.py reads."""
+    """`{"<video>_<qid>": {"prediction": index, "answer": index}}`, as eval_mc.py reads it."""
     return {
         question.question_id: {"prediction": predicted, "answer": question.answer}
         for question, predicted in zip(questions, predictions, strict=True)
@@ -25,7 +25,7 @@ def nextqa_file(questions: Sequence[Question], predictions: Sequence[Predicted])
 
 
 def star_file(questions: Sequence[Question], predictions: Sequence[Predicted]) -> Any:
-    """`{"Interaction": [{"question_id": id, "answer": index}], ...}`, four types, for the server."""
+    """`{"Interaction": [{"question_id": id, "answer": index}], ...}`: the server's four types."""
     types = ("Interaction", "Sequence", "Prediction", "Feasibility")
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in types}
     for question, predicted in zip(questions, predictions, strict=True):

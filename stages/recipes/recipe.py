@@ -58,7 +58,8 @@ def load_recipe(reference: str) -> Recipe:
         ConfigError: Not TOML.
     """
     if reference.endswith(".toml"):
-        text = read_text_or_explain(Path(reference), "recipe")
+        shipped = f"shipped recipes: {', '.join(recipe_names())}"
+        text = read_text_or_explain(Path(reference), "recipe", shipped)
     elif reference in recipe_names():
         text = (resources.files("stages.recipes") / f"{reference}.toml").read_text("utf-8")
     else:

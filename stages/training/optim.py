@@ -24,6 +24,9 @@ class OptimizerConfig(Config):
     """Running averages of the gradient and its square."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator."""
+    new_parts_factor: float = Field(default=1.0, gt=0)
+    """The learning rate of what starts from random weights (frame prompter, distillation decoder)
+    is this many times the schedule's; 1 in the reference."""
 
 
 def decays(name: str, ndim: int) -> bool:
@@ -38,34 +41,44 @@ def decays(name: str, ndim: int) -> bool:
     return ndim >= 2 and not any(part in name for part in _UNDECAYED)
 
 
+def is_new_part(name: str) -> bool:
+    """Whether a parameter belongs to a part that no checkpoint fills."""
+    return name.startswith(("frame_prompter.", "distill_decoder."))
+
+
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
 ) -> list[dict[str, object]]:
-    """Two groups, with and without decay, each with its `names`; frozen parameters are left out."""
-    split: dict[bool, list[tuple[str, nn.Parameter]]] = {True: [], False: []}
+    """Groups by decay and by learning rate factor, each with its `names` and `lr_factor`.
+
+    Frozen parameters are left out.
+    """
+    split: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
-            split[decays(name, parameter.ndim)].append((name, parameter))
+            factor = config.new_parts_factor if is_new_part(name) else 1.0
+            key = (decays(name, parameter.ndim), factor)
+            split.setdefault(key, []).append((name, parameter))
     return [
         {
             "params": [parameter for _, parameter in members],
             "names": [name for name, _ in members],
             "weight_decay": config.weight_decay if decayed else 0.0,
+            "lr_factor": factor,
         }
-        for decayed, members in split.items()
-        if members
+        for (decayed, factor), members in sorted(split.items(), key=lambda item: not item[0][0])
     ]
 
 
 def build_optimizer(
     named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, lr: float
 ) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; set `group["lr"]` before every step from the schedule."""
+    """AdamW over `parameter_groups`; `set_learning_rate` before every step from the schedule."""
     groups = parameter_groups(named, config)
     return torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the learning rate of the coming step."""
+    """Give every group the learning rate of the coming step, times its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]

@@ -222,9 +222,16 @@ class VlapSetup:
                 f"{inputs.train_features.id} was extracted with "
                 f"{inputs.train_features.config['backbone']}, not {config.backbone}"
             )
+        folder = BackboneFolder(backbone_path(inputs.backbone))
+        vision = folder.content_fingerprint(["vision_model."])
+        for features in (inputs.train_features, inputs.tune_features):
+            if features is not None and features.config["weights"] != vision:
+                raise ConfigError(
+                    f"{features.id} was extracted with another vision tower than {folder.path} has",
+                    "give the folder it was made with: --backbone PATH, or extract again",
+                )
         torch.manual_seed(config.training.seed)
         accelerator = make_accelerator(resolve_device(runtime.device), config.training)
-        folder = BackboneFolder(backbone_path(inputs.backbone))
         backbone = InstructBlip.load(folder, accelerator.device, config.training.precision)
         backbone = backbone.to(accelerator.device)
         return cls(config, inputs, runtime, accelerator, backbone, events)

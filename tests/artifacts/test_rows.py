@@ -57,6 +57,12 @@ def test_no_rows_are_rows_too(tmp_path: Path) -> None:
     assert check_rows_file(path) == ((0, 3, 2), np.dtype(np.uint8))
 
 
+def test_reading_no_rows_gives_none_of_the_right_shape(tmp_path: Path) -> None:
+    opened = reader(tmp_path / "x.h5", np.zeros((2, 3, 4), dtype=np.uint8))
+
+    assert opened.read([]).shape == (0, 3, 4)
+
+
 def test_external_storage_is_refused(tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_bytes(b"x" * 64)

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def read_steps(log: Path) -> list[tuple[int, str]]:
     return [(int(pid), step) for pid, step in (line.split("\t", 1) for line in lines)]
 
 
-class Vqa:
+class ForkedVqa:
     """Runs `vqa` in forked children of one process that has imported everything."""
 
     def __init__(self, scratch: Path) -> None:
@@ -68,17 +69,32 @@ class Vqa:
         )
 
     def __call__(
-        self, *arguments: object, kill_at: int | None = None, kill_after: float | None = None
+        self,
+        *arguments: object,
+        kill_at: int | None = None,
+        interrupt_at: int | None = None,
+        kill_after: float | None = None,
+        largest_file: int | None = None,
     ) -> Outcome:
-        """Run one command line with `--json`; `kill_at` and `kill_after` end it with SIGKILL."""
+        """Run one command line with `--json`.
+
+        Args:
+            arguments: The command line.
+            kill_at: Step of a write at which it gets SIGKILL, from 1.
+            interrupt_at: Step of a write at which it gets SIGINT, as from Ctrl-C.
+            kill_after: Seconds after which it gets SIGKILL.
+            largest_file: Bytes beyond which the system refuses to let a file grow.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         stem = self.scratch / f"{next(self.numbers):05d}"
         files = {name: stem.with_suffix(f".{name}") for name in ("stdout", "stderr", "log")}
         job = {
             "arguments": [*map(str, arguments), "--json"],
-            "kill_at": kill_at,
+            "signal_at": kill_at or interrupt_at,
+            "signal": signal.SIGINT if interrupt_at else signal.SIGKILL,
             "kill_after": kill_after,
+            "largest_file": largest_file,
             **{name: str(path) for name, path in files.items()},
         }
         self.process.stdin.write(json.dumps(job) + "\n")
@@ -96,9 +112,9 @@ class Vqa:
 
 
 @pytest.fixture(scope="session")
-def vqa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vqa]:
-    """`vqa(*arguments, kill_at=..., kill_after=...)` without the start-up of a process."""
-    runner = Vqa(tmp_path_factory.mktemp("driver"))
+def forked_vqa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedVqa]:
+    """`forked_vqa(*arguments, kill_at=..., kill_after=...)` without the start-up of a process."""
+    runner = ForkedVqa(tmp_path_factory.mktemp("driver"))
     yield runner
     runner.close()
 
@@ -218,7 +234,7 @@ def _stages(backbone: Path, frames: str, per_shard: int, shards: int) -> dict[st
 
 @pytest.fixture(scope="session")
 def prepared(
-    vqa: Vqa,
+    forked_vqa: ForkedVqa,
     content: Callable[[Path], dict[str, str]],
     tiny_backbone_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -227,7 +243,7 @@ def prepared(
     stages = _stages(tiny_backbone_folder, "4,2", 2, 2)
 
     def run(*arguments: object) -> dict[str, Any]:
-        done = vqa(*arguments)
+        done = forked_vqa(*arguments)
         assert done.code == 0, done.stdout + done.stderr
         return done.json
 

@@ -4,14 +4,15 @@
     python driver.py once LOG ARGUMENT...   one command line, its write steps appended to LOG
 
 `serve` has imported everything once and forks for each job, so that a run costs no start-up. The
-child is a process of its own and is ended with SIGKILL, either by itself at the n-th step of a
-write (`kill_at`) or from outside after some seconds (`kill_after`).
+child is a process of its own. It gets a signal, SIGKILL as a rule, either from itself at the n-th
+step of a write (`signal_at`) or from outside after some seconds (`kill_after`).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -23,18 +24,18 @@ from vqa_cli.main import run_command
 
 
 class Steps:
-    """Counts the steps of writes, notes each in a log, and kills this process at one of them."""
+    """Counts the steps of writes, notes each in a log, and sends this process a signal at one."""
 
-    def __init__(self, log: str, kill_at: int | None) -> None:
+    def __init__(self, log: str, signal_at: int | None, signal_number: int) -> None:
         self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.kill_at = kill_at
+        self.signal_at, self.signal_number = signal_at, signal_number
         self.passed = 0
 
     def __call__(self, step: str) -> None:
         self.passed += 1
         os.write(self.log, f"{os.getpid()}\t{step}\n".encode())
-        if self.passed == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.passed == self.signal_at:
+            os.kill(os.getpid(), self.signal_number)
 
 
 def import_everything() -> None:
@@ -53,7 +54,9 @@ def child(job: dict[str, Any]) -> NoReturn:
     err = os.open(job["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(err, 2)
-    atomic.boundary = Steps(job["log"], job.get("kill_at"))
+    atomic.boundary = Steps(job["log"], job["signal_at"], job["signal"])
+    if job["largest_file"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"],) * 2)
     code = 70
     try:
         code = run_command(job["arguments"])
@@ -91,7 +94,7 @@ def serve() -> None:
 def once(log: str, arguments: list[str]) -> int:
     """One command line in this very process, with its steps logged."""
     Path(log).touch()
-    atomic.boundary = Steps(log, None)
+    atomic.boundary = Steps(log, None, signal.SIGKILL)
     return run_command(arguments)
 
 

@@ -29,17 +29,17 @@ def assert_visible_files_are_whole(
 
 
 def crash_and_re_run(
-    numbers: Iterable[int], name: str, vqa: Any, prepared: Any, content: Content, place: Path
+    numbers: Iterable[int], name: str, forked_vqa: Any, prepared: Any, content: Content, place: Path
 ) -> None:
     stage = prepared.stages[name]
     for number in numbers:
         workspace = prepared.copy(stage, place / str(number))
-        crashed = vqa(*stage.arguments, "-w", workspace, "--workers", 1, kill_at=number)
+        crashed = forked_vqa(*stage.arguments, "-w", workspace, "--workers", 1, kill_at=number)
         assert crashed.code == KILLED
         assert len(crashed.steps) == number
         assert_visible_files_are_whole(workspace, stage, content, prepared.expected[name])
 
-        again = vqa(*stage.arguments, "-w", workspace, "--workers", 1 + number % 2)
+        again = forked_vqa(*stage.arguments, "-w", workspace, "--workers", 1 + number % 2)
 
         assert again.code == 0, (number, again.stdout)
         (folder,) = (workspace / stage.kind).iterdir()
@@ -54,47 +54,47 @@ def boundaries(stage: Any) -> int:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_an_uninterrupted_run_passes_the_expected_boundaries(
-    name: str, vqa: Any, prepared: Any, tmp_path: Path
+    name: str, forked_vqa: Any, prepared: Any, tmp_path: Path
 ) -> None:
     stage = prepared.stages[name]
-    whole = vqa(*stage.arguments, "-w", prepared.copy(stage, tmp_path / "w"))
+    whole = forked_vqa(*stage.arguments, "-w", prepared.copy(stage, tmp_path / "w"))
 
     assert len(whole.steps) == boundaries(stage)
     assert len({step for _, step in whole.steps}) == boundaries(stage), "no file written twice"
 
 
-@pytest.mark.parametrize(("name", "stride"), [("frames", 9), ("features", 4), ("from-videos", 9)])
+@pytest.mark.parametrize(("name", "stride"), [("frames", 11), ("features", 6), ("from-videos", 11)])
 def test_a_crash_between_two_steps_of_a_write_is_healed_by_a_re_run(
-    name: str, stride: int, vqa: Any, prepared: Any, content: Content, tmp_path: Path
+    name: str, stride: int, forked_vqa: Any, prepared: Any, content: Content, tmp_path: Path
 ) -> None:
     """Strides share no factor with the five steps of a file, so each kind of step is met."""
     numbers = range(1, boundaries(prepared.stages[name]) + 1, stride)
 
-    crash_and_re_run(numbers, name, vqa, prepared, content, tmp_path)
+    crash_and_re_run(numbers, name, forked_vqa, prepared, content, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", STAGES)
 def test_a_crash_at_every_write_boundary_is_healed_by_a_re_run(
-    name: str, vqa: Any, prepared: Any, content: Content, tmp_path: Path
+    name: str, forked_vqa: Any, prepared: Any, content: Content, tmp_path: Path
 ) -> None:
     numbers = range(1, boundaries(prepared.stages[name]) + 1)
 
-    crash_and_re_run(numbers, name, vqa, prepared, content, tmp_path)
+    crash_and_re_run(numbers, name, forked_vqa, prepared, content, tmp_path)
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_random_kills_of_a_forked_run_are_healed(
-    name: str, vqa: Any, prepared: Any, content: Content, tmp_path: Path
+    name: str, forked_vqa: Any, prepared: Any, content: Content, tmp_path: Path
 ) -> None:
     stage, draw = prepared.stages[name], random.Random(name)
     workspace = prepared.copy(stage, tmp_path / "w")
     for _ in range(3):
-        vqa(*stage.arguments, "-w", workspace, kill_after=draw.uniform(0.05, 0.6))
+        forked_vqa(*stage.arguments, "-w", workspace, kill_after=draw.uniform(0.05, 0.6))
         assert_visible_files_are_whole(workspace, stage, content, prepared.expected[name])
 
-    assert vqa(*stage.arguments, "-w", workspace, "--workers", 2).code == 0
+    assert forked_vqa(*stage.arguments, "-w", workspace, "--workers", 2).code == 0
 
     (folder,) = (workspace / stage.kind).iterdir()
     assert content(folder) == prepared.expected[name]
@@ -109,7 +109,6 @@ def test_fifty_random_kills_of_the_real_command_line_are_healed(
     prepared_many: Any,
     content: Content,
     tmp_path: Path,
-    record_property: Callable[[str, object], None],
 ) -> None:
     """Each kill is followed by a re-run, which may be killed too; every finish is compared."""
     stage, expected = prepared_many.stages[name], prepared_many.expected[name]
@@ -138,5 +137,4 @@ def test_fifty_random_kills_of_the_real_command_line_are_healed(
     assert last.returncode == 0
     (folder,) = (workspace / stage.kind).iterdir()
     assert content(folder) == expected
-    record_property("kills", kills)
-    record_property("finished and compared", finishes + 1)
+    print(f"{name}: {kills} kills, {finishes + 1} finished and compared")  # noqa: T201

@@ -12,16 +12,22 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def without_dropout(tiny_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny world's backbone, same weights and name, with every dropout at 0."""
-    folder = tmp_path_factory.mktemp("no-dropout") / tiny_world.backbone.name
-    shutil.copytree(tiny_world.backbone, folder)
+def world_without_dropout(
+    tiny_world: Any, vqa: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """The tiny world with every dropout of its backbone at 0."""
+    root = tmp_path_factory.mktemp("no-dropout")
+    folder = Path(shutil.copytree(tiny_world.backbone, root / tiny_world.backbone.name))
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["qformer_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config["text_config"] |= {"dropout_rate": 0.0}
     path.write_text(json.dumps(config))
-    return folder
+    workspace = tiny_world.copy(root)
+    shutil.rmtree(workspace / "features")
+    line = ("extract-features", "-b", "shapes", "-w", workspace, "--backbone", folder)
+    assert vqa(*line, "--from-videos", "--frames", "8", "--workers", 1).code == 0
+    return type(tiny_world)(workspace, folder)
 
 
 @pytest.fixture(scope="session")

@@ -21,20 +21,19 @@ RELATIVE = 1e-4
 
 @pytest.fixture(scope="module")
 def train(
-    tiny_world: Any,
-    without_dropout: Path,
+    world_without_dropout: Any,
     vqa: Callable[..., Any],
     metrics_of: Callable[[Path, str], list[dict[str, Any]]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Any]:
     """Trains a teacher by the settings; returns steps' metrics and the weights."""
-    workspace = tiny_world.copy(tmp_path_factory.mktemp("accumulation"))
+    workspace = world_without_dropout.copy(tmp_path_factory.mktemp("accumulation"))
 
     def run(name: str, **training: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         values = SETTINGS | {f"training.{key}": value for key, value in training.items()}
         settings = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
         outcome = vqa(
-            "train-teacher", "-b", "shapes", "-w", workspace, "--backbone", without_dropout,
+            "train-teacher", "-b", "shapes", "-w", workspace,
             "--answer", "letter", "--name", name, *settings,
         )  # fmt: skip
         assert outcome.code == 0, outcome.json
@@ -64,9 +63,12 @@ def test_two_passes_of_four_questions_are_one_of_eight(whole: Any, halves: Any) 
 
 
 def test_they_end_in_the_same_weights(whole: Any, halves: Any) -> None:
-    """Adam divides by the gradient's size, so rounding noise shows in entries with tiny ones."""
+    """But for key biases: softmax ignores them, so their gradient is rounding noise, which Adam
+    divides by its own size."""
     steps = 3 * SETTINGS["training.schedule.init_lr"]
     for name, value in whole[1].items():
+        if name.endswith("key.bias"):
+            continue
         difference = (halves[1][name] - value).abs()
         assert difference.mean() < 0.01 * steps, name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import signal
@@ -15,8 +16,11 @@ from typing import Any
 
 import pytest
 
+from stages.artifacts.locks import is_locked
 from stages.core.errors import VqaError
 from stages.training.loop import Fit
+
+log = logging.getLogger(__name__)
 
 # Dropout is active (the backbone has 0.1), three passes make a step, and an epoch of eight passes
 # ends inside one; the state is saved at odd places of it.
@@ -169,6 +173,43 @@ def run_and_kill(line: Sequence[str], after: Callable[[], bool]) -> int:
     return process.wait()
 
 
+def kill_until_done(
+    line: Sequence[str], workspace: Path, due: Callable[[], Callable[[], bool]]
+) -> int:
+    """Kill run after run when `due` of each says so, at most 20 times; returns how often."""
+    kills = 0
+    while not (kills and (weights_folder(workspace) / "manifest.json").exists()):
+        status = run_and_kill(line, due() if kills < 20 else lambda: False)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        kills += 1
+    return kills
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_checkpoint_ends_in_the_same_bits(
+    command: str,
+    uninterrupted: tuple[bytes, list[dict[str, Any]]],
+    trained_world: Any,
+    tmp_path: Path,
+) -> None:
+    workspace = trained_world.copy(tmp_path)
+
+    def saved() -> int:
+        states = list((workspace / "weights").glob("it-*/state.safetensors"))
+        return states[0].stat().st_mtime_ns if states else 0
+
+    def at_the_next_state() -> Callable[[], bool]:
+        before = saved()
+        return lambda: saved() not in (0, before)
+
+    kills = kill_until_done(arguments(command, workspace), workspace, at_the_next_state)
+    log.info("%s: %d kills at checkpoints", command, kills)
+    assert kills >= 4
+    assert learnt(workspace) == uninterrupted
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_in_the_same_bits(
     command: str,
@@ -176,24 +217,22 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(
     trained_world: Any,
     tmp_path: Path,
 ) -> None:
-    """Kills fall between the first sign of training and its end, drawn anew each time."""
-    workspace, kills, draw = trained_world.copy(tmp_path), 0, random.Random(5)
-    line = arguments(command, workspace)
-    for _ in range(10):
-        start = time.monotonic()
-        delay = draw.uniform(0.0, 1.0)
+    """Moments between the first sign of the run in the workspace and half a second later."""
+    workspace, draw = trained_world.copy(tmp_path), random.Random(5)
 
-        def due(start: float = start, delay: float = delay) -> bool:
+    def soon() -> Callable[[], bool]:
+        delay, begun = draw.uniform(0.0, 0.5), 0.0
+        lock = workspace / ".locks/weights"
+
+        def due() -> bool:
             nonlocal begun
-            if begun is None and any((workspace / "weights").glob("it-*")):
+            if not begun and any(is_locked(path) for path in lock.glob("it-*.lock")):
                 begun = time.monotonic()
-            return begun is not None and time.monotonic() - begun > delay
+            return begun > 0 and time.monotonic() - begun > delay
 
-        begun: float | None = None
-        if run_and_kill(line, due) == 0:
-            break
-        kills += 1
+        return due
+
+    kills = kill_until_done(arguments(command, workspace), workspace, soon)
+    log.info("%s: %d kills at random moments", command, kills)
     assert kills >= 1
-    if not (weights_folder(workspace) / "manifest.json").exists():
-        assert run_and_kill(line, lambda: False) == 0
     assert learnt(workspace) == uninterrupted

@@ -37,7 +37,7 @@ def torchrun(*arguments: str) -> None:
     )  # fmt: skip
 
 
-def training(workspace: Path, backbone: Path) -> list[str]:
+def training(workspace: Path) -> list[str]:
     settings = {
         "training.epochs": 2,
         "training.batch_size": 8,
@@ -47,20 +47,20 @@ def training(workspace: Path, backbone: Path) -> list[str]:
     }
     given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     return [
-        "train-teacher", "-b", "shapes", "-w", str(workspace), "--backbone", str(backbone),
+        "train-teacher", "-b", "shapes", "-w", str(workspace),
         "--answer", "letter", "--device", "cpu", *given,
     ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def shared_run(
-    tiny_world: Any, without_dropout: Path, tmp_path_factory: pytest.TempPathFactory
+    world_without_dropout: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
     """The workspace that two processes trained in, and what each of them reported."""
     folder = tmp_path_factory.mktemp("two-processes")
-    workspace = tiny_world.copy(folder)
+    workspace = world_without_dropout.copy(folder)
     driver = str(Path(__file__).with_name("two_processes.py"))
-    line = [*training(workspace, without_dropout), "--json", "--quiet"]
+    line = [*training(workspace), "--json", "--quiet"]
     torchrun(driver, str(folder), "--", *line)
     reports = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(PROCESSES)]
     return workspace, reports
@@ -68,13 +68,12 @@ def shared_run(
 
 @pytest.fixture(scope="module")
 def single_run(
-    tiny_world: Any,
-    without_dropout: Path,
+    world_without_dropout: Any,
     vqa: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    workspace: Path = tiny_world.copy(tmp_path_factory.mktemp("one-process"))
-    line = training(workspace, without_dropout)
+    workspace: Path = world_without_dropout.copy(tmp_path_factory.mktemp("one-process"))
+    line = training(workspace)
     assert vqa(*line, "--name", "whole").code == 0
     assert vqa(*line, "--name", "broken", "--set", "training.seed=43").code == 0
     return workspace
@@ -106,14 +105,13 @@ def test_only_the_first_process_talks(shared_run: Any) -> None:
 def test_one_process_goes_on_with_the_checkpoint_of_two(
     shared_run: Any,
     single_run: Path,
-    without_dropout: Path,
     vqa: Callable[..., Any],
     metrics_of: Callable[..., Any],
 ) -> None:
     workspace, reports = shared_run
     assert [report["broken"]["code"] for report in reports] == [1, 1]
     assert metrics_of(workspace, "broken")[-1]["pass"] == 4
-    line = training(workspace, without_dropout)
+    line = training(workspace)
     assert vqa(*line, "--name", "broken", "--set", "training.seed=43").code == 0
     assert_same_run(metrics_of(single_run, "broken"), metrics_of(workspace, "broken"))
 

@@ -1,0 +1,139 @@
+"""Shipped recipes: every key is one that its command knows, every step a command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from stages.core.config import Config
+from stages.core.errors import ConfigError
+from stages.evaluate import EvaluateConfig
+from stages.features import FeatureChoices
+from stages.recipes.recipe import load_recipe, recipe_names
+from stages.training.vlap import VlapStageConfig
+from stages.training.vlap_setup import with_preset
+from stages.video.clips import SamplingConfig
+from vqa_cli.main import app
+
+STEPS = [
+    pytest.param(name, step, id=f"{name}-{number}")
+    for name in recipe_names()
+    for number, step in enumerate(load_recipe(name).steps)
+]
+
+
+def known_sections() -> set[str]:
+    root: Any = typer.main.get_command(app)
+    return {"recipe", "step", *root.commands}
+
+
+def sampling(values: dict[str, Any]) -> Config:
+    return SamplingConfig.build(values, "recipe")
+
+
+def features(values: dict[str, Any]) -> Config:
+    choices = {key: values.pop(key) for key in FeatureChoices.model_fields if key in values}
+    sampling(values)
+    return FeatureChoices.build(choices, "recipe")
+
+
+def training(values: dict[str, Any], role: str) -> Config:
+    values = with_preset(values)
+    frames = values.pop("frames", None) or 32
+    values["model"] |= {"frames": frames, "keep": values.pop("keep", None) or frames}
+    values.pop("init", None)
+    given = {
+        "role": role,
+        "benchmark": "b",
+        "backbone": "b",
+        "backbone_weights": "b",
+        "tokens": 5,
+        "answer": "letter",
+    }
+    return VlapStageConfig.build({**given, **values}, "recipe")
+
+
+def evaluation(values: dict[str, Any]) -> Config:
+    given = {
+        "benchmark": "b",
+        "split": "s",
+        "system": "vlap",
+        "keep": 4,
+        "frames": 32,
+        "answer": "letter",
+        "device": "cpu",
+        "torch": "2.0",
+    }
+    return EvaluateConfig.build({**given, **values}, "recipe")
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], Config]] = {
+    "extract-frames": sampling,
+    "extract-features": features,
+    "train-teacher": lambda values: training(values, "teacher"),
+    "distill": lambda values: training(values, "student"),
+    "eval": evaluation,
+}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_has_a_title_steps_and_known_sections(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.title != name
+    assert recipe.steps
+    assert set(recipe.values) <= known_sections()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_setting_of_a_recipe_is_one_of_its_commands(name: str) -> None:
+    recipe = load_recipe(name)
+    for section in set(recipe.values) - {"recipe", "step"}:
+        SECTIONS[section](recipe.section(section))
+
+
+def test_a_wrong_setting_would_be_found() -> None:
+    with pytest.raises(ConfigError, match="nonsense"):
+        SECTIONS["distill"]({"training": {"nonsense": 1}})
+
+
+@pytest.mark.parametrize(("name", "step"), STEPS)
+def test_every_step_is_a_command_line_on_the_recipes_benchmark(name: str, step: list[str]) -> None:
+    root: Any = typer.main.get_command(app)
+    command, *arguments = step
+    context = root.commands[command].make_context(command, list(arguments))
+    assert context.params["benchmark"] == load_recipe(name).values["recipe"]["benchmark"]
+    assert context.params.get("recipe") in (None, name)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_dry_run_prints_the_command_lines(
+    name: str, vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    outcome = vqa("run", name, "--dry-run", "-w", tmp_path)
+    expected = [[*step, "--workspace", str(tmp_path)] for step in load_recipe(name).steps]
+    assert outcome.json["steps"] == expected
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_of_ones_own_runs_and_stops_at_the_first_error(
+    trained_world: Any, vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    workspace = trained_world.copy(tmp_path)
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        "[recipe]\ntitle = 'Mine'\n"
+        "[[step]]\ncommand = ['eval', '--benchmark', 'shapes', '--recipe', 'RECIPE']\n"
+        "[[step]]\ncommand = ['eval', '--benchmark', 'star']\n"
+        "[[step]]\ncommand = ['status']\n"
+        "[eval]\nseed = 5\n".replace("RECIPE", str(recipe))
+    )
+    outcome = vqa("run", recipe, "-w", workspace)
+    assert outcome.code == 4
+    assert "star" in outcome.json["error"]["message"]
+    (evaluated,) = (workspace / "predictions").glob("*/manifest.json")
+    assert json.loads(evaluated.read_text())["config"]["seed"] == 5

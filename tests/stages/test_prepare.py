@@ -1,0 +1,178 @@
+"""prepare: questions from anybody's files, every video found and probed before heavy work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.artifacts.questions import question_records, video_records, video_roots
+from stages.artifacts.store import Artifact, Workspace
+from stages.core.errors import DataError, MissingInput
+from stages.core.runtime import Runtime
+from stages.prepare import Sources, prepare, prepare_shapes
+
+ONE_WORKER = Runtime(workers=1)
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    workspace = Workspace(tmp_path_factory.mktemp("shapes"))
+    made = prepare_shapes(workspace, "test", ONE_WORKER, num_videos=3, seed=4).artifact
+    assert made is not None
+    return made
+
+
+@pytest.fixture
+def videos(generated: Artifact, tmp_path: Path) -> Path:
+    """A folder with a.mp4, b.mp4 and c.mp4."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name, source in zip("abc", sorted(generated.path.rglob("*.mp4")), strict=True):
+        shutil.copy(source, folder / f"{name}.mp4")
+    return folder
+
+
+def line(number: int, video: str, **changes: Any) -> dict[str, Any]:
+    asked = {"question_id": f"q{number}", "video": video, "question": "what?"}
+    return asked | {"options": ["a", "b"], "answer": 0} | changes
+
+
+def write(path: Path, lines: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(item) + "\n" for item in lines))
+    return path
+
+
+def run(place: Path, annotations: Path, videos: Path, **runtime: Any) -> Artifact:
+    sources = Sources(annotations, [videos])
+    made = prepare(
+        Workspace(place), "custom", "test", sources, replace(ONE_WORKER, **runtime)
+    ).artifact
+    assert made is not None
+    return made
+
+
+def digests(artifact: Artifact) -> dict[str, str]:
+    return {
+        str(file.relative_to(artifact.path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in artifact.path.rglob("*")
+        if file.is_file() and file.name != "manifest.json"
+    }
+
+
+def test_videos_are_found_missing_or_undecodable_and_counted(videos: Path, tmp_path: Path) -> None:
+    (videos / "bad.mp4").write_bytes(b"this is no video")
+    names = ["a.mp4", "b.mp4", "bad.mp4", "gone.mp4", "a.mp4"]
+    annotations = write(tmp_path / "q.jsonl", [line(i, name) for i, name in enumerate(names)])
+
+    artifact = run(tmp_path / "w", annotations, videos)
+
+    statuses = {name: row["status"] for name, row in video_records(artifact).items()}
+    assert statuses == {
+        "a.mp4": "found", "b.mp4": "found", "bad.mp4": "undecodable", "gone.mp4": "missing",
+    }  # fmt: skip
+    assert artifact.manifest["coverage"]["questions"] == {
+        "found": 3, "undecodable": 1, "missing": 1,
+    }  # fmt: skip
+    assert artifact.counts == {"total": 5, "done": 3, "failed": 2}
+    assert len(question_records(artifact)) == 5
+
+
+def test_no_video_at_all_ends_with_a_hint_and_the_questions_are_written(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    annotations = write(tmp_path / "q.jsonl", [line(0, "a.mp4"), line(1, "b.mp4")])
+
+    with pytest.raises(MissingInput, match="none of the 2 videos") as caught:
+        run(tmp_path / "w", annotations, tmp_path / "empty")
+
+    assert "--videos" in caught.value.hint
+    (artifact,) = Workspace(tmp_path / "w").finished("questions")
+    assert len(question_records(artifact)) == 2
+
+
+def test_a_bad_row_costs_itself_and_too_many_stop(videos: Path, tmp_path: Path) -> None:
+    good = [line(i, "a.mp4") for i in range(9)]
+    one_bad = write(tmp_path / "one.jsonl", [*good, line(9, "a.mp4", answer=7)])
+    many_bad = write(
+        tmp_path / "many.jsonl", [*good, *(line(i, "a.mp4", answer=7) for i in range(10, 20))]
+    )
+
+    artifact = run(tmp_path / "w", one_bad, videos)
+
+    assert artifact.counts == {"total": 10, "done": 9, "failed": 1}
+    with pytest.raises(DataError, match="answer"):
+        run(tmp_path / "w", one_bad, videos, strict=True)
+    with pytest.raises(DataError, match="10 of 19 rows"):
+        run(tmp_path / "w", many_bad, videos)
+
+
+def test_moved_videos_keep_the_artifact_and_its_new_folder_is_known(
+    videos: Path, tmp_path: Path
+) -> None:
+    annotations = write(tmp_path / "q.jsonl", [line(0, "a.mp4")])
+    first = run(tmp_path / "w", annotations, videos)
+    moved = videos.rename(tmp_path / "elsewhere")
+    with pytest.raises(MissingInput, match="is gone"):
+        video_roots(first)
+
+    second = run(tmp_path / "w", annotations, moved)
+
+    assert second.id == first.id
+    assert video_roots(second) == [moved]
+    assert second.content == first.content
+
+
+def test_other_bytes_under_the_same_name_are_another_artifact(videos: Path, tmp_path: Path) -> None:
+    annotations = write(tmp_path / "q.jsonl", [line(0, "a.mp4")])
+    first = run(tmp_path / "w", annotations, videos)
+    shutil.copy(videos / "b.mp4", videos / "a.mp4")
+
+    second = run(tmp_path / "w", annotations, videos)
+
+    assert second.id != first.id
+    assert first.path.exists()
+
+
+def test_touching_a_video_changes_nothing(videos: Path, tmp_path: Path) -> None:
+    import os
+
+    annotations = write(tmp_path / "q.jsonl", [line(0, "a.mp4")])
+    first = run(tmp_path / "w", annotations, videos)
+    os.utime(videos / "a.mp4", (1, 1))
+
+    assert run(tmp_path / "w", annotations, videos).id == first.id
+
+
+def test_the_folders_never_enter_the_data_files(videos: Path, tmp_path: Path) -> None:
+    annotations = write(tmp_path / "q.jsonl", [line(0, "a.mp4"), line(1, "bad.mp4")])
+    (videos / "bad.mp4").write_bytes(b"this is no video")
+    first = run(tmp_path / "w", annotations, videos)
+    other = shutil.copytree(videos, tmp_path / "other")
+
+    second = run(tmp_path / "w2", annotations, other, workers=2)
+
+    assert first.fingerprint == second.fingerprint
+    assert digests(first) == digests(second)
+
+
+def test_generated_videos_are_the_same_again_and_with_force(
+    generated: Artifact, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path)
+    first = prepare_shapes(workspace, "test", ONE_WORKER, num_videos=3, seed=4)
+    again = prepare_shapes(workspace, "test", ONE_WORKER, num_videos=3, seed=4)
+    forced = prepare_shapes(
+        workspace, "test", replace(ONE_WORKER, force=True), num_videos=3, seed=4
+    )
+
+    assert (first.reused, again.reused, forced.reused) == (False, True, False)
+    assert forced.artifact is not None
+    assert digests(forced.artifact) == digests(generated)
+    other = prepare_shapes(workspace, "test", ONE_WORKER, num_videos=3, seed=5)
+    assert other.artifact is not None
+    assert other.artifact.id != generated.id
