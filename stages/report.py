@@ -34,6 +34,8 @@ from stages.video.tasks import Decoded, DecodeTask, ExactFrames
 
 PAGE = "index.html"
 IMAGE_SIZE = 96
+MAX_STRIP = 8
+"""A system that keeps more frames shows none: they would be most of the video."""
 
 
 class ReportConfig(Config):
@@ -134,7 +136,7 @@ def _render(
             "spans": question.spans,
             "truth": question.target_text,
             "answers": [
-                _shown(item.label, question, records.get(question.question_id), images)
+                _shown(short_name(item), question, records.get(question.question_id), images)
                 for item, records in zip(predictions, answers, strict=True)
             ],
         }
@@ -151,6 +153,12 @@ def _render(
     )
 
 
+def short_name(predictions: Artifact) -> str:
+    """The label without the benchmark and split that the page's title names."""
+    config = predictions.config
+    return predictions.label.removeprefix(f"{config['benchmark']}-{config['split']}-")
+
+
 def spread(questions: Sequence[Question], count: int) -> list[Question]:
     """`count` questions spread evenly over the split."""
     if len(questions) <= count:
@@ -164,7 +172,7 @@ def _by_type(predictions: Artifact) -> dict[str, float]:
 
 def _system_row(predictions: Artifact) -> dict[str, Any]:
     return {
-        "name": predictions.label,
+        "name": short_name(predictions),
         "config": predictions.config,
         "metrics": predictions.manifest["metrics"],
         "tally": predictions.manifest["tally"],
@@ -184,10 +192,17 @@ def _shown(
     text = question.options[answer] if isinstance(answer, int) and question.options else str(answer)
     strip = [
         (images[question.video, frame], seconds, _inside(seconds, question))
-        for frame, seconds in zip(record["frames"], record["times"], strict=True)
+        for frame, seconds in zip(_strip_frames(record), record["times"], strict=False)
         if (question.video, frame) in images
     ]
     return Shown(system, text, record["correct"], record["status"], strip)
+
+
+def _strip_frames(record: dict[str, Any] | None) -> list[int]:
+    """Frames of one answer that are shown."""
+    if record is None or len(record["frames"]) > MAX_STRIP:
+        return []
+    return list(record["frames"])
 
 
 def _inside(seconds: float, question: Question) -> bool:
@@ -205,8 +220,7 @@ def _frame_images(
     for question in chosen:
         for records in answers:
             record = records.get(question.question_id)
-            kept = record["frames"] if record and len(record["frames"]) <= 8 else []
-            wanted.setdefault(question.video, set()).update(kept)
+            wanted.setdefault(question.video, set()).update(_strip_frames(record))
     images: dict[tuple[str, int], str] = {}
     for video, batch in _decode(questions, wanted, runtime):
         for frame, pixels in zip(batch.indices.tolist(), batch.frames, strict=True):
