@@ -27,12 +27,13 @@ def list_artifacts(
     kind: Annotated[str | None, typer.Argument(help="One kind only.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Every artifact, finished or not."""
     from stages.artifacts.inspect import describe
 
-    console = Console(as_json=as_json, debug=debug)
+    console = Console(as_json=as_json, quiet=quiet, debug=debug)
     rows = [describe(item) for item in open_workspace(workspace).listings(kind)]
     if as_json:
         console.json({"artifacts": rows})
@@ -59,12 +60,13 @@ def show(
     reference: Annotated[str, typer.Argument(help="Id, label, id prefix or path.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """The manifest of one artifact: config, inputs, files, counts, versions."""
     from stages.artifacts.inspect import find_anywhere
 
-    console = Console(as_json=as_json, debug=debug)
+    console = Console(as_json=as_json, quiet=quiet, debug=debug)
     console.manifest(find_anywhere(open_workspace(workspace), reference))
 
 
@@ -123,12 +125,13 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; otherwise only say it.")] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Delete unfinished artifacts that nobody is writing, and finished ones by name."""
     from stages.artifacts.inspect import delete_artifact, find_anywhere, prunable
 
-    console = Console(as_json=as_json, debug=debug)
+    console = Console(as_json=as_json, quiet=quiet, debug=debug)
     root = open_workspace(workspace)
     doomed = prunable(root, kind) + [find_anywhere(root, name).path for name in artifact or []]
     if not doomed and not as_json:

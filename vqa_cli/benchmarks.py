@@ -11,6 +11,7 @@ from vqa_cli.options import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    QuietOption,
     WorkspaceOption,
     open_workspace,
 )
@@ -20,12 +21,13 @@ def benchmarks(
     name: Annotated[str | None, typer.Argument(help="One benchmark in full.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """The known benchmarks: task, splits, expected counts, licence, where to get the files."""
     from stages.benchmarks.manifest import benchmark_names, load_manifest
 
-    console = Console(as_json=as_json, debug=debug)
+    console = Console(as_json=as_json, quiet=quiet, debug=debug)
     names = [name] if name else benchmark_names()
     manifests = [load_manifest(item) for item in names]
     prepared = {

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stages.core.errors import VqaError
+from stages.core.errors import ConfigError
 from vqa_cli.console import Console
 from vqa_cli.options import (
     DEFAULT_WORKSPACE,
@@ -35,7 +35,9 @@ def run(
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     chosen = load_recipe(recipe)
     if not chosen.steps:
-        raise VqaError(f"recipe {recipe} has no [[step]]", "see vqa_cli/settings.py's recipes")
+        raise ConfigError(
+            f"recipe {recipe} has no [[step]]", "give its settings to a command with --recipe"
+        )
     steps = [[*step, "--workspace", str(workspace)] for step in chosen.steps]
     if dry_run:
         if as_json:
@@ -46,6 +48,7 @@ def run(
                 console.data.print("vqa " + " ".join(step), markup=False, soft_wrap=True)
         return 0
     done: list[dict[str, Any]] = []
+    worst = 0
     for step in steps:
         console.note("vqa " + " ".join(step))
         code, output = _run_step(step, as_json, quiet)
@@ -53,10 +56,11 @@ def run(
             if as_json:
                 console.json(output)
             return code
+        worst = max(worst, code)
         done.append(output)
     if as_json:
         console.json({"recipe": chosen.name, "steps": done})
-    return 0
+    return worst
 
 
 def _run_step(step: list[str], as_json: bool, quiet: bool) -> tuple[int, dict[str, Any]]:

@@ -7,6 +7,7 @@ from vqa_cli.options import (
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
+    QuietOption,
     WorkspaceOption,
     open_workspace,
 )
@@ -15,12 +16,13 @@ from vqa_cli.options import (
 def status(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """What exists in a workspace, what is half done, what is stale, and what it came from."""
     from stages.artifacts.inspect import workspace_status
 
-    console = Console(as_json=as_json, debug=debug)
+    console = Console(as_json=as_json, quiet=quiet, debug=debug)
     found = workspace_status(open_workspace(workspace))
     if as_json:
         console.json(found)

@@ -31,12 +31,27 @@ class Recipe:
 
     def section(self, command: str) -> dict[str, Any]:
         """Settings of one command; empty if the recipe has none for it."""
-        return dict(self.values.get(command, {}))
+        found = self.values.get(command, {})
+        if not isinstance(found, dict):
+            raise ConfigError(f"recipe {self.name}: {command} is not a group of settings")
+        return dict(found)
 
     @property
     def steps(self) -> list[list[str]]:
         """Command lines of `vqa run`, as argument lists."""
-        return [[str(part) for part in step["command"]] for step in self.values.get("step", [])]
+        given = self.values.get("step", [])
+        if not isinstance(given, list):
+            raise ConfigError(f"recipe {self.name}: step is not a list", "write [[step]]")
+        return [self._command(number, step) for number, step in enumerate(given, 1)]
+
+    def _command(self, number: int, step: Any) -> list[str]:
+        command = step.get("command") if isinstance(step, dict) else None
+        if not isinstance(command, list) or not command:
+            raise ConfigError(
+                f"recipe {self.name}, step {number}: no command",
+                'as in: command = ["eval", "--benchmark", "shapes"]',
+            )
+        return [str(part) for part in command]
 
     @property
     def title(self) -> str:

@@ -90,14 +90,14 @@ def test_every_command_explains_itself_and_every_option(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_json_and_debug(command: list[str]) -> None:
+def test_every_command_has_the_common_options(command: list[str]) -> None:
     found: Any = typer.main.get_command(app)
     for name in command:
         found = found.commands[name]
     if getattr(found, "commands", None):
         return
     options = {text for parameter in found.params for text in parameter.opts}
-    assert {"--json", "--debug", "--workspace"} <= options
+    assert {"--json", "--quiet", "--debug", "--workspace"} <= options
 
 
 def test_the_readme_names_every_command() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,53 @@ def test_a_recipe_of_ones_own_runs_and_stops_at_the_first_error(
     assert "star" in outcome.json["error"]["message"]
     (evaluated,) = (workspace / "predictions").glob("*/manifest.json")
     assert json.loads(evaluated.read_text())["config"]["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "no [[step]]"),
+        ("[step]\ncommand = ['status']\n", "step is not a list"),
+        ("[[step]]\n", "step 1: no command"),
+        ("[[step]]\ncommand = ['status']\n[[step]]\ncommand = 'status'\n", "step 2: no command"),
+        ("step = ", "not TOML"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_is_refused_before_its_first_step(
+    text: str, named: str, vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(text)
+    outcome = vqa("run", recipe, "-w", tmp_path)
+    assert outcome.code == 3
+    assert named in outcome.json["error"]["message"]
+
+
+def test_settings_that_are_no_group_are_refused(vqa: Callable[..., Any], tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("train-teacher = 3\n")
+    outcome = vqa("train-teacher", "-b", "shapes", "-w", tmp_path, "--recipe", recipe)
+    assert outcome.code == 3
+    assert "train-teacher" in outcome.json["error"]["message"]
+
+
+def test_a_step_with_too_many_failures_goes_on_and_is_not_forgotten(
+    tiny_world: Any, vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Exit 1 of a step: its artifact is usable, the run goes on and ends with 1 itself."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "bad.mp4").write_bytes(b"not a video")
+    shutil.copy(next(tiny_world.workspace.glob("questions/*/**/*.mp4")), videos / "good.mp4")
+    rows = [
+        {"question_id": name, "video": f"{name}.mp4", "question": "what?", "options": ["a", "b"]}
+        for name in ("bad", "good")
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare = ["prepare", "--benchmark", "custom", "--split", "test", "--workers", "1"]
+    prepare += ["--annotations", str(tmp_path / "mine.jsonl"), "--videos", str(videos)]
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f"[[step]]\ncommand = {prepare}\n[[step]]\ncommand = ['status']\n")
+    outcome = vqa("run", recipe, "-w", tmp_path / "workspace")
+    assert outcome.code == 1
+    assert len(outcome.json["steps"]) == 2

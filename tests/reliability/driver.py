@@ -40,6 +40,10 @@ class Steps:
 
 def import_everything() -> None:
     """What a run would import anyway; nothing here starts a thread or touches a device."""
+    import pandas  # noqa: F401 - Arrow imports it and its datasets late
+    import pyarrow.dataset  # noqa: F401
+
+    import data_manifests  # noqa: F401
     import stages.evaluate
     import stages.features
     import stages.frames

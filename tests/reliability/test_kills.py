@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import shutil
@@ -138,3 +140,49 @@ def test_fifty_random_kills_of_the_real_command_line_are_healed(
     (folder,) = (workspace / stage.kind).iterdir()
     assert content(folder) == expected
     print(f"{name}: {kills} kills, {finishes + 1} finished and compared")  # noqa: T201
+
+
+def test_killed_preparations_are_healed(
+    forked_vqa: Any, prepared: Any, content: Content, tmp_path: Path
+) -> None:
+    command = ("prepare", "--benchmark", "shapes", "--split", "test", "--size", 3, "--seed", 5)
+    workspace = tmp_path / "w"
+    for kill in ({"kill_after": 0.15}, {"kill_at": 3}, {"kill_at": 18}):
+        assert forked_vqa(*command, "-w", workspace, **kill).code == KILLED
+        assert not list(workspace.glob("questions/*/manifest.json"))
+
+    made = forked_vqa(*command, "-w", workspace)
+
+    assert made.code == 0
+    (expected,) = (prepared.root / "questions").iterdir()
+    assert content(Path(made.json["artifact"]["path"])) == content(expected)
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_leaves_no_process_that_goes_on_writing(
+    real_vqa: Any, content: Content, tmp_path: Path
+) -> None:
+    """Only the main process is killed, as the kernel does when memory runs out."""
+    command = ("prepare", "--benchmark", "shapes", "--split", "test", "--size", 40, "--workers", 3)
+    workspace = tmp_path / "w"
+
+    def videos() -> int:
+        return len(list(workspace.rglob("*.mp4")))
+
+    process = real_vqa(*command, "-w", workspace)
+    while videos() < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    time.sleep(1)
+    left = videos()
+    time.sleep(1)
+    went_on = videos() - left
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+    assert went_on == 0
+    again, whole = (real_vqa(*command, "-w", place) for place in (workspace, tmp_path / "whole"))
+    folders = [Path(json.loads(run.communicate()[0])["artifact"]["path"]) for run in (again, whole)]
+    assert content(folders[0]) == content(folders[1])

@@ -11,7 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from transformers import InstructBlipForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    Blip2ForConditionalGeneration,
+    InstructBlipForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from stages.benchmarks.shapes.questions import TEMPLATES, VALUES
 from stages.benchmarks.shapes.scene import draw_frame
@@ -55,30 +60,44 @@ def test_weights_are_finite_halves_and_nothing_is_pickled(name: str) -> None:
             assert torch.isfinite(tensor).all(), key
 
 
-def test_transformers_opens_the_instructblip_folder_without_missing_weights() -> None:
-    _, info = InstructBlipForConditionalGeneration.from_pretrained(
-        embedded_folder("tiny"), output_loading_info=True
-    )
-    # transformers ties these to `shared` itself
-    missing = {key for key in info["missing_keys"] if not key.endswith("embed_tokens.weight")}
-    assert not missing
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("tiny", InstructBlipForConditionalGeneration), ("tiny-blip2", Blip2ForConditionalGeneration)],
+)
+def test_transformers_opens_the_folder_without_missing_weights(
+    name: str, model: type[PreTrainedModel]
+) -> None:
+    _, info = model.from_pretrained(embedded_folder(name), output_loading_info=True)
+    assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert not info["mismatched_keys"]
 
 
-def test_the_head_is_not_the_word_embedding() -> None:
-    with safe_open(embedded_folder("tiny") / "model.safetensors", "pt") as file:
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_head_is_not_the_word_embedding(name: str) -> None:
+    with safe_open(embedded_folder(name) / "model.safetensors", "pt") as file:
         head = file.get_tensor("language_model.lm_head.weight")
         words = file.get_tensor("language_model.shared.weight")
     assert not torch.equal(head, words)
 
 
-def test_the_tower_tells_pictures_apart() -> None:
-    tower = VisionTower.load(BackboneFolder(embedded_folder("tiny")), "cpu", "float32")
+def test_both_layouts_share_one_tower_so_that_features_serve_both() -> None:
+    towers = []
+    for name in EMBEDDED:
+        with safe_open(embedded_folder(name) / "model.safetensors", "pt") as file:
+            names = [key for key in file.keys() if key.startswith("vision_model.")]  # noqa: SIM118
+            towers.append({key: file.get_tensor(key) for key in names})
+    assert all(tower.keys() == towers[0].keys() for tower in towers)
+    for key, tensor in towers[0].items():
+        assert all(torch.equal(tensor, tower[key]) for tower in towers), key
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_tower_tells_pictures_apart(name: str) -> None:
+    tower = VisionTower.load(BackboneFolder(embedded_folder(name)), "cpu", "float32")
     rng = video_rng(0, "pictures", 0, "tower")
-    size = tower.spec.image_size
     pictures = np.stack([draw_frame(rng, None)[::2, ::2] for _ in range(2)])
-    assert pictures.shape[1] == size
+    assert pictures.shape[1] == tower.spec.image_size
     with torch.no_grad():
         features = tower.features(tower.preprocess(torch.from_numpy(pictures)))
     assert torch.isfinite(features).all()
@@ -152,5 +171,5 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_the_model_card_says_where_the_weights_come_from(name: str) -> None:
     card = (embedded_folder(name) / "README.md").read_text()
-    for word in ("tools/train_tiny.py", "accuracy", "parameters", "seed", "Apache-2.0"):
+    for word in ("python tools/train_tiny", "accuracy", "parameters", "seed", "Apache-2.0"):
         assert word in card
