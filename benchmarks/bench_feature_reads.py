@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import platform
+import shlex
 import statistics
 import sys
 import tempfile
@@ -194,7 +196,8 @@ def main() -> None:
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": given.machine or f"{platform.system()} {platform.machine()}",
-        "command": "python " + " ".join(sys.argv),
+        "load_average": os.getloadavg()[0],
+        "command": shlex.join(["python", *sys.argv]),
         "versions": {"numpy": np.__version__, "h5py": h5py.__version__},
         "row": {"shape": list(ROW), "dtype": DTYPE.name, "frames_per_video": FRAMES},
         "videos": given.videos,

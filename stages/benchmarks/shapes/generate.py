@@ -11,6 +11,8 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
@@ -32,6 +34,7 @@ GENERATOR_VERSION = 1
 DEFAULT_VIDEOS = {"train": 400, "val": 60, "test": 200}
 _ENCODER = {"preset": "superfast", "crf": "20", "threads": "1", "g": "24", "bf": "0"}
 _SPAWN_WORTHWHILE = 16
+PARENT_CHECK_SECONDS = 0.1
 
 
 def generator_identity() -> dict[str, str | int]:
@@ -89,6 +92,20 @@ def _write_one(out_dir: Path, split: str, seed: int, hard: bool, index: int) -> 
     return records
 
 
+def _end_with_parent(parent: int) -> None:
+    """Watch the parent and end soon after it: pool workers outlive a killed one otherwise.
+
+    They would go on writing into a folder that the next run is writing as well.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _each_video(
     out_dir: Path, split: str, seed: int, hard: bool, num_videos: int, workers: int
 ) -> list[list[Record]]:
@@ -96,7 +113,9 @@ def _each_video(
     if workers <= 1 or num_videos < _SPAWN_WORTHWHILE:
         return [write(index) for index in range(num_videos)]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_end_with_parent, initargs=(os.getpid(),)
+    ) as pool:
         return list(pool.map(write, range(num_videos), chunksize=8))
 
 
