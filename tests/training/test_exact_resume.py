@@ -173,10 +173,10 @@ def run_and_kill(line: Sequence[str], after: Callable[[], bool]) -> int:
 def kill_until_done(
     line: Sequence[str], workspace: Path, due: Callable[[], Callable[[], bool]]
 ) -> int:
-    """Kill run after run when `due` of each says so, at most 20 times; returns how often."""
+    """Kill run after run when `due` of each says so, at most ten times; returns how often."""
     kills = 0
     while not (kills and (weights_folder(workspace) / "manifest.json").exists()):
-        status = run_and_kill(line, due() if kills < 20 else lambda: False)
+        status = run_and_kill(line, due() if kills < 10 else lambda: False)
         if status == 0:
             break
         assert status == -signal.SIGKILL
