@@ -28,7 +28,7 @@ from stages.artifacts.predictions import (
 )
 from stages.artifacts.questions import write_failures
 from stages.artifacts.result import StageResult, finished_result, unfinished_result
-from stages.artifacts.shards import Claim, ShardedDraft, split_into_shards
+from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_shards
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.artifacts.weights import backbone_of
 from stages.benchmarks.batches import QuestionFeatures, load_questions
@@ -194,11 +194,9 @@ def evaluate(
             "weights": inputs.weights,
         },
     )
-    existing = workspace.existing(request)
-    if existing is not None and not runtime.force:
+    existing = reusable(workspace, request, runtime)
+    if existing is not None:
         return _result(existing, True, started)
-    if runtime.force and not runtime.shards.is_all:
-        raise UsageError("--force and --shard cannot be combined", "use --force without --shard")
     data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
     ranges = split_into_shards(len(data.questions), config.questions_per_shard)
     draft = workspace.draft(request, force=runtime.force)
@@ -207,7 +205,7 @@ def evaluate(
     sharded.run_passes(lambda claims: run.build(sharded, claims, ranges))
     artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, config, run.host()))
     if artifact is None:
-        counts = {"total": sharded.num_shards, "done": sharded.num_done(), "failed": 0}
+        counts = sharded.item_counts(len(data.questions))
         return unfinished_result(draft, counts, time.monotonic() - started)
     return _result(artifact, False, started)
 
@@ -246,7 +244,9 @@ class _Run:
         for claim in claims:
             records = self._shard(ranges[claim.shard])
             data = encode_predictions(records, _open_ended(self.data.questions))
-            sharded.commit(claim, data, {"records": records})
+            failed = sum(record["status"] == "failed" for record in records)
+            counts = {"done": len(records) - failed, "failed": failed}
+            sharded.commit(claim, data, {"records": records, "counts": counts})
             count += 1
         return count
 

@@ -34,7 +34,7 @@ from stages.artifacts.lookup import frames_of
 from stages.artifacts.result import StageResult, finished_result, unfinished_result
 from stages.artifacts.rows import Array, encode_rows
 from stages.artifacts.shard_stream import stream_shards
-from stages.artifacts.shards import Claim, ShardedDraft, split_into_shards
+from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_shards
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.core.config import Config
 from stages.core.device import resolve_device
@@ -245,11 +245,9 @@ def extract_features(workspace: Workspace, job: FeatureJob, runtime: Runtime) ->
     config, questions = job.config, job.questions
     label = runtime.name or f"{config.benchmark}-{config.split}-{config.backbone}"
     request = Request("features", label, config.as_json(), {"questions": questions})
-    existing = workspace.existing(request)
-    if existing is not None and not runtime.force:
+    existing = reusable(workspace, request, runtime)
+    if existing is not None:
         return _result(existing, True, started)
-    if runtime.force and not runtime.shards.is_all:
-        raise UsageError("--force and --shard cannot be combined", "use --force without --shard")
     device = resolve_device(runtime.device)
     folder = BackboneFolder(backbone_path(job.backbone))
     tower = VisionTower.load(folder, device, config.compute.precision)
@@ -266,7 +264,7 @@ def extract_features(workspace: Workspace, job: FeatureJob, runtime: Runtime) ->
     }
     artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, tower, host))
     if artifact is None:
-        counts = {"total": sharded.num_shards, "done": sharded.num_done(), "failed": 0}
+        counts = sharded.item_counts(sum(len(work.clips) for work in works))
         return unfinished_result(draft, counts, time.monotonic() - started)
     return _result(artifact, False, started)
 

@@ -25,10 +25,10 @@ from stages.artifacts.clips import (
 from stages.artifacts.result import StageResult, finished_result, unfinished_result
 from stages.artifacts.rows import encode_rows
 from stages.artifacts.shard_stream import stream_shards
-from stages.artifacts.shards import Claim, ShardedDraft, split_into_shards
+from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_shards
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.core.config import Config
-from stages.core.errors import DataError, UsageError
+from stages.core.errors import DataError
 from stages.core.runtime import Runtime
 from stages.video import decoder_identity
 from stages.video.clips import (
@@ -127,11 +127,9 @@ def extract_frames(
     started = time.monotonic()
     label = runtime.name or f"{config.benchmark}-{config.split}-{config.format.width}px"
     request = Request("frames", label, config.as_json(), {"questions": questions})
-    existing = workspace.existing(request)
-    if existing is not None and not runtime.force:
+    existing = reusable(workspace, request, runtime)
+    if existing is not None:
         return _result(existing, True, started)
-    if runtime.force and not runtime.shards.is_all:
-        raise UsageError("--force and --shard cannot be combined", "use --force without --shard")
     draft = workspace.draft(request, force=runtime.force)
     works = clip_works(questions)
     sharded = ShardedDraft(
@@ -144,8 +142,7 @@ def extract_frames(
     _build_shards(sharded, works, config, runtime)
     artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded))
     if artifact is None:
-        done = sharded.num_done()
-        counts = {"total": sharded.num_shards, "done": done, "failed": 0}
+        counts = sharded.item_counts(sum(len(work.clips) for work in works))
         return unfinished_result(draft, counts, time.monotonic() - started)
     return _result(artifact, False, started)
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from stages.artifacts import atomic
 from stages.artifacts.locks import HeldLock, locked, try_lock
-from stages.artifacts.store import Artifact, Draft
-from stages.core.runtime import ShardSelection
+from stages.artifacts.store import Artifact, Draft, Request, Workspace
+from stages.core.errors import UsageError
+from stages.core.runtime import Runtime, ShardSelection
 
 POLL_SECONDS = 0.2
 
@@ -102,6 +103,15 @@ class ShardedDraft:
         """Every sidecar, in shard order."""
         return (self.record(shard) for shard in range(self.num_shards))
 
+    def item_counts(self, total: int) -> dict[str, int]:
+        """Items done and failed in the shards that are finished, of `total` in all."""
+        counts = {"total": total, "done": 0, "failed": 0}
+        for shard in filter(self.is_done, range(self.num_shards)):
+            for name, value in self.record(shard)["counts"].items():
+                if name in ("done", "failed"):
+                    counts[name] += value
+        return counts
+
     def run_passes(self, run_pass: Callable[[Iterator[Claim]], int]) -> None:
         """Call `run_pass` with claims until every selected shard is done by somebody.
 
@@ -124,6 +134,17 @@ class ShardedDraft:
             for shard, record in enumerate(self.records()):
                 self.draft.expected[self.data_path(shard).name] = record["sha256"]
             return finish()
+
+
+def reusable(workspace: Workspace, request: Request, runtime: Runtime) -> Artifact | None:
+    """The finished artifact of `request`, unless it is to be rebuilt.
+
+    Raises:
+        UsageError: A part of the shards is to be rebuilt by force, which would delete the others'.
+    """
+    if runtime.force and not runtime.shards.is_all:
+        raise UsageError("--force and --shard cannot be combined", "use --force without --shard")
+    return None if runtime.force else workspace.existing(request)
 
 
 def split_into_shards(num_items: int, per_shard: int) -> list[range]:
