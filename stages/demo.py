@@ -33,7 +33,8 @@ class DemoRow:
     """One line of the demo's table; accuracies in percent.
 
     Attributes:
-        name: Row name of docs/artifacts.md.
+        name: `random-guess`, `language-only`, `uniform`, `vlap-teacher`, ...
+        select: Who chose the frames: `prompter`, `uniform`, `random`, `oracle`, `all`.
         frames: Frames seen.
         keep: Frames kept.
         ms_per_video: Model time per question from stored features.
@@ -127,10 +128,10 @@ class _Demo:
             return self._evaluate(name, questions["test"], stored["test"], weights, values)
 
         evaluated = [
-            row("language-only", start, blind="gaussian"),
-            row("uniform", start),
+            row("language-only", start, select="uniform", keep=KEEP, blind="gaussian"),
+            row("uniform", start, select="uniform", keep=KEEP),
             row("random", start, select="random", keep=KEEP),
-            row("vlap-teacher", whole),
+            row("vlap-teacher", whole, select="all"),
             row("vlap-student-visual", visual),
             row("vlap-student-question", question),
             row("oracle", start, select="oracle", keep=KEEP),
@@ -151,8 +152,7 @@ class _Demo:
 
     def _prepare(self, split: str) -> Artifact:
         self.notify(f"seed {self.seed}: {split} videos and questions")
-        _, base = prepare.SHAPES_DEFAULTS[split]
-        seed = base + 10 * (self.seed - 1)
+        seed = prepare.SHAPES_SEEDS[split] + 10 * (self.seed - 1)
         name = f"shapes-{split}-seed{self.seed}"
         result = prepare.prepare_shapes(self.workspace, split, self._how(name), seed=seed)
         return _finished(result.artifact)
@@ -210,7 +210,9 @@ class _Demo:
     ) -> tuple[DemoRow, Artifact]:
         self.notify(f"seed {self.seed}: evaluating {name}")
         inputs = evaluate.EvaluateInputs(questions, stored, weights)
-        config = evaluate.evaluate_config(inputs, {**values, "seed": self.seed}, "auto")
+        config = evaluate.evaluate_config(
+            inputs, {**values, "seed": self.seed}, self.runtime.device
+        )
         how = self._how(f"{name}-seed{self.seed}")
         result = evaluate.evaluate(self.workspace, inputs, config, how)
         predictions = _finished(result.artifact)
@@ -230,7 +232,7 @@ def demo_row(name: str, predictions: Artifact, weights: Artifact, seed: int) -> 
     return DemoRow(
         name=name,
         system=config["system"],
-        select=config["select"],
+        select="prompter" if student and config["select"] == "own" else config["select"],
         prompter=weights.config["model"]["prompter"] if student else None,
         blind=config["blind"],
         frames=config["frames"],

@@ -6,6 +6,7 @@ A question without features is a failed row, never a missing or another one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,14 @@ import torch
 from pydantic import Field
 
 from stages.artifacts import atomic
-from stages.artifacts.clips import FAILURES_TABLE, Failure
-from stages.artifacts.lookup import features_of, questions_of, weights_of
+from stages.artifacts.clips import Failure
+from stages.artifacts.lookup import (
+    features_of,
+    prepared_splits,
+    questions_for,
+    questions_of,
+    weights_of,
+)
 from stages.artifacts.predictions import (
     METRICS_FILE,
     PREDICTIONS_TABLE,
@@ -31,7 +38,7 @@ from stages.artifacts.result import StageResult, finished_result, unfinished_res
 from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_shards
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.artifacts.weights import backbone_of
-from stages.benchmarks.batches import QuestionFeatures, load_questions
+from stages.benchmarks.batches import QuestionFeatures, load_questions, stores
 from stages.benchmarks.exports import OFFICIAL
 from stages.benchmarks.manifest import load_manifest, split_name
 from stages.benchmarks.prompts import AnswerMode
@@ -39,10 +46,10 @@ from stages.benchmarks.questions import Question
 from stages.benchmarks.scorers.accuracy import ScoredRow, is_correct, row_of, score
 from stages.benchmarks.statistics import tally
 from stages.core.config import Config
-from stages.core.device import resolve_device
+from stages.core.device import resolve_device, torch_version
 from stages.core.errors import ConfigError, DataError, UsageError
 from stages.core.runtime import Runtime
-from stages.models.backbones.catalog import backbone_path
+from stages.models.backbones.catalog import backbone_label, backbone_path
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.vlap import VlapConfig
 from stages.systems.face import System
@@ -66,6 +73,8 @@ class EvaluateConfig(Config):
     """Name of the system."""
     select: str = "own"
     """`own`: the system's selector; or uniform, random, oracle, all."""
+    stored_sampling: bool = False
+    """`uniform` takes the K frames that extraction sampled, not the middle ones of the T."""
     keep: int
     """Frames that are kept."""
     frames: int
@@ -76,7 +85,7 @@ class EvaluateConfig(Config):
     """What is shown instead of the video."""
     model: dict[str, Any] = Field(default_factory=dict)
     """Options of the network that differ from training (`eval_noise`, `restrict_options`, ...)."""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0)
     """Seed of random selection, noise and intervals."""
     batch_size: int = Field(default=16, ge=1)
     """Questions per forward pass."""
@@ -105,30 +114,65 @@ def find_inputs(
     role: str | None = None,
     weights: str | None = None,
     features: Sequence[str] = (),
+    questions: str | None = None,
+    backbone: str | None = None,
 ) -> EvaluateInputs:
-    """Choose what to evaluate: the report split; a student before a start or a teacher."""
-    manifest = load_manifest(benchmark)
-    name = split_name(manifest, split) if split else manifest.report_split
-    questions = questions_of(workspace, benchmark, name)
+    """Choose what to evaluate: the report split; a student before a start or a teacher.
+
+    Args:
+        workspace: Where to look.
+        benchmark: Name of the benchmark.
+        split: Its split; none: the one that the literature prints.
+        role: Role of the weights; none: the first of student, start, teacher that there is.
+        weights: Weights that the user named; they may be another benchmark's.
+        features: Features that the user named.
+        questions: Questions that the user named.
+        backbone: Name or folder of the backbone; none: whatever the weights were trained with.
+    """
+    named = [workspace.by_reference("features", reference) for reference in features]
+    if questions is not None:
+        named.append(workspace.by_reference("questions", questions))
+    name = _split_of(benchmark, split, named)
+    if name not in prepared_splits(workspace, benchmark):
+        questions_of(workspace, benchmark, name)  # says how to prepare it
+    made_by = [item.config["backbone"] for item in named if item.kind == "features"]
+    label = backbone_label(backbone) if backbone else next(iter(made_by), None)
     roles = [role] if role else ["student", "start", "teacher"]
-    chosen = weights_of(workspace, benchmark, roles, reference=weights)
+    chosen = weights_of(workspace, benchmark, roles, backbone=label, reference=weights)
     made = chosen.config
+    label = label or made["backbone"]
+    if questions is not None:
+        asked = questions_of(workspace, benchmark, name, questions)
+    else:
+        asked = questions_for(
+            workspace, benchmark, name, features=features, backbone=label, weights=chosen
+        )
     found = features_of(
         workspace,
-        questions,
-        backbone=made["backbone"],
+        asked,
+        backbone=label,
         frames=made["model"]["frames"],
         references=features,
+        folder=backbone or backbone_of(chosen),
     )
-    return EvaluateInputs(questions, found, chosen)
+    return EvaluateInputs(asked, found, chosen)
+
+
+def _split_of(benchmark: str, split: str | None, named: Sequence[Artifact]) -> str:
+    """The split that is asked for; none: that of what the user named, else the report split."""
+    manifest = load_manifest(benchmark)
+    if split is not None:
+        return split_name(manifest, split)
+    splits = {str(item.config["split"]) for item in named if item.config["benchmark"] == benchmark}
+    return splits.pop() if len(splits) == 1 else manifest.report_split
 
 
 def evaluate_config(inputs: EvaluateInputs, values: dict[str, Any], device: str) -> EvaluateConfig:
     """The configuration of an evaluation; what is not given comes from the weights.
 
     Raises:
-        UsageError: No such selector, more frames are to be kept than are seen, or a prompter is
-            asked for another number than it was trained for.
+        UsageError: No such selector, more frames are to be kept than are seen, or another number
+            than a prompter was trained for or `all` implies.
         ConfigError: An unknown key, or a network option that only training may set.
     """
     made = inputs.weights.config
@@ -138,11 +182,15 @@ def evaluate_config(inputs: EvaluateInputs, values: dict[str, Any], device: str)
         raise UsageError(
             f"no selector called {select!r}", f"known: own, {', '.join(PLAIN_SELECTORS)}"
         )
-    keep = values.pop("keep", None) or trained.keep
+    given = values.pop("keep", None)
+    keep = (trained.frames if select == "all" else trained.keep) if given is None else given
     if type(keep) is not int or keep < 1:
         raise ConfigError(f"keep: a number of frames, not {keep!r}")
-    if select == "all":
-        keep = trained.frames
+    if select == "all" and keep != trained.frames:
+        raise UsageError(
+            f"--select all keeps all {trained.frames} frames, not {keep}",
+            "leave --keep out, or choose another --select",
+        )
     if keep > trained.frames:
         raise UsageError(f"cannot keep {keep} of {trained.frames} frames")
     if select == "own" and keep != trained.keep:
@@ -158,10 +206,11 @@ def evaluate_config(inputs: EvaluateInputs, values: dict[str, Any], device: str)
             "benchmark": inputs.questions.config["benchmark"],
             "split": inputs.questions.config["split"],
             "select": select,
+            "stored_sampling": select == "uniform" and stores(inputs.features, keep),
             "keep": keep,
             "frames": trained.frames,
             "device": resolve_device(device).type,
-            "torch": ".".join(torch.__version__.split(".")[:2]),
+            "torch": torch_version(),
         },
         "eval",
     )
@@ -182,9 +231,57 @@ def evaluate(
     *,
     backbone: str | None = None,
 ) -> StageResult:
-    """Write predictions and metrics of one split, continuing what an earlier run left."""
+    """Write predictions and metrics of one split, continuing what an earlier run left.
+
+    Raises:
+        UsageError: No question can be answered in this way: open-ended ones by letters, or by an
+            oracle without spans. A single such question is a failed row instead.
+    """
     started = time.monotonic()
-    request = Request(
+    request, notes = _request(config, inputs, runtime), _chosen(inputs)
+    existing = reusable(workspace, request, runtime)
+    if existing is not None:
+        return _result(existing, True, started, notes)
+    data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
+    _refuse_impossible(data.questions, config)
+    ranges = split_into_shards(len(data.questions), config.questions_per_shard)
+    draft = workspace.draft(request, force=runtime.force)
+    sharded = ShardedDraft(draft, len(ranges), STEM, ".parquet", runtime.shards)
+    run = _Run(data, config, inputs, runtime, backbone)
+    sharded.announce(len(data.questions))
+    sharded.run_passes(lambda claims: run.build(sharded, claims, ranges))
+    artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, config, run.host()))
+    if artifact is None:
+        counts = sharded.item_counts(len(data.questions))
+        unfinished = unfinished_result(draft, counts, time.monotonic() - started)
+        return replace(unfinished, notes=[*notes, *unfinished.notes])
+    return _result(artifact, False, started, notes)
+
+
+def plan(
+    workspace: Workspace, inputs: EvaluateInputs, config: EvaluateConfig, runtime: Runtime
+) -> dict[str, Any]:
+    """What `evaluate` would read and write; writes nothing and loads no model."""
+    request = _request(config, inputs, runtime)
+    existing = reusable(workspace, request, runtime)
+    data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
+    _refuse_impossible(data.questions, config)
+    usable = set(data.usable())
+    ranges = split_into_shards(len(data.questions), config.questions_per_shard)
+    batches = [math.ceil(len(usable & set(part)) / config.batch_size) for part in ranges]
+    return {
+        "artifact": existing.id if existing else request.id,
+        "reused": existing is not None,
+        "inputs": [item.id for item in request.inputs.values()],
+        "questions": len(data.questions),
+        "with_features": len(usable),
+        "shards": len(ranges),
+        "forward_passes": 0 if existing else sum(batches),
+    }
+
+
+def _request(config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> Request:
+    return Request(
         "predictions",
         runtime.name or _label(config, inputs.weights),
         config.as_json(),
@@ -194,20 +291,32 @@ def evaluate(
             "weights": inputs.weights,
         },
     )
-    existing = reusable(workspace, request, runtime)
-    if existing is not None:
-        return _result(existing, True, started)
-    data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
-    ranges = split_into_shards(len(data.questions), config.questions_per_shard)
-    draft = workspace.draft(request, force=runtime.force)
-    sharded = ShardedDraft(draft, len(ranges), STEM, ".parquet", runtime.shards)
-    run = _Run(data, config, inputs, runtime, backbone)
-    sharded.run_passes(lambda claims: run.build(sharded, claims, ranges))
-    artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, config, run.host()))
-    if artifact is None:
-        counts = sharded.item_counts(len(data.questions))
-        return unfinished_result(draft, counts, time.monotonic() - started)
-    return _result(artifact, False, started)
+
+
+def _chosen(inputs: EvaluateInputs) -> list[str]:
+    """What was chosen, for the terminal."""
+    notes = [
+        f"questions: {inputs.questions.id}",
+        f"features: {inputs.features.id}",
+        f"weights: {inputs.weights.id}",
+    ]
+    asked, trained = inputs.questions.config["benchmark"], inputs.weights.config["benchmark"]
+    if asked != trained:
+        notes.append(f"these weights were trained on {trained}, not on {asked}")
+    return notes
+
+
+def _refuse_impossible(questions: Sequence[Question], config: EvaluateConfig) -> None:
+    if config.answer == "letter" and _open_ended(questions):
+        raise UsageError(
+            f"the questions of {config.benchmark} {config.split} have no options to letter",
+            "use --answer rank",
+        )
+    if config.select == "oracle" and not any(question.spans for question in questions):
+        raise UsageError(
+            f"the oracle needs the true spans, and {config.benchmark} {config.split} has none",
+            "choose another --select",
+        )
 
 
 def _label(config: EvaluateConfig, weights: Artifact) -> str:
@@ -256,7 +365,7 @@ class _Run:
         return {"ms_per_video": per_question, "answered_in_this_run": self.answered}
 
     def _shard(self, positions: range) -> list[dict[str, Any]]:
-        usable = [index for index in positions if not self.data.problem(index)]
+        usable = [index for index in positions if not self._problem(index)]
         self._warm_up(usable)
         # Evaluation with noise draws from here: each shard by itself, so that a resumed run and
         # one that builds every n-th shard draw the same.
@@ -278,6 +387,10 @@ class _Run:
         self.seconds += time.monotonic() - started
         return [self._record(index, answered.get(index)) for index in positions]
 
+    def _problem(self, index: int) -> str:
+        """Why this question is a failed row, or an empty string."""
+        return self.data.problem(index) or self.system.problem(self.data.questions[index])
+
     def _warm_up(self, usable: Sequence[int]) -> None:
         """One batch outside the clock."""
         if self.answered == 0:
@@ -295,12 +408,13 @@ class _Run:
             "frames": [],
             "times": [],
             "frame_scores": [],
+            "frame_rule": None,
             "candidate_times": [],
             "status": "failed",
             "reason": "",
         }
         if prediction is None:
-            reason = self.data.problem(index)
+            reason = self._problem(index)
             if self.runtime.strict:
                 raise DataError(f"{question.question_id}: {reason}", "run without --strict")
             return record | {"reason": reason}
@@ -311,6 +425,7 @@ class _Run:
             "frames": prediction.frames,
             "times": prediction.times,
             "frame_scores": prediction.frame_scores,
+            "frame_rule": prediction.frame_rule,
             "candidate_times": prediction.candidate_times,
             "status": "ok" if question.labelled else "unlabelled",
         }
@@ -333,10 +448,11 @@ def _system(
         backbone=backbone,
         answer=config.answer,
         overrides=config.model,
+        benchmark=config.benchmark,
     )
     if config.select == "own":
         return system
-    selector = plain_selector(config.select, config.seed)
+    selector = plain_selector(config.select, config.seed, stored=config.stored_sampling)
     return System(system.name, selector, system.answerer, system.frames, config.keep, system.device)
 
 
@@ -372,7 +488,6 @@ def _finish(
     )
     return draft.finish(
         {"total": len(rows), "done": len(rows) - len(failed), "failed": len(failed)},
-        rows={PREDICTIONS_TABLE: len(rows), FAILURES_TABLE: len(failed)},
         extra={"metrics": metrics, "tally": counted.as_json(), "shards": sharded.num_shards},
         host=host,
     )
@@ -388,7 +503,9 @@ def _scored_row(question: Question, record: dict[str, Any]) -> ScoredRow:
     )
 
 
-def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
+def _result(
+    artifact: Artifact, reused: bool, started: float, notes: Sequence[str]
+) -> StageResult:
     metrics, counted = artifact.manifest["metrics"], artifact.manifest["tally"]
     config = artifact.config
     details = {
@@ -404,7 +521,7 @@ def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
         reused=reused,
         seconds=time.monotonic() - started,
         next_commands=["vqa report"],
-        notes=[] if metrics else ["nothing is labelled: no metrics"],
+        notes=[*notes, *([] if metrics else ["nothing is labelled: no metrics"])],
         details=details,
     )
 

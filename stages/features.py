@@ -256,6 +256,8 @@ def extract_features(workspace: Workspace, job: FeatureJob, runtime: Runtime) ->
     works = clip_works(questions)
     ranges = split_into_shards(len(works), config.videos_per_shard)
     sharded = ShardedDraft(draft, len(ranges), STEM, ".h5", runtime.shards)
+    total = sum(len(work.clips) for work in works)
+    sharded.announce(total)
     with _frame_source(job.frames, config, runtime) as source:
         _build_shards(sharded, works, ranges, source, encoder, runtime)
     host = {
@@ -264,7 +266,7 @@ def extract_features(workspace: Workspace, job: FeatureJob, runtime: Runtime) ->
     }
     artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, tower, host))
     if artifact is None:
-        counts = sharded.item_counts(sum(len(work.clips) for work in works))
+        counts = sharded.item_counts(total)
         return unfinished_result(draft, counts, time.monotonic() - started)
     return _result(artifact, False, started)
 
@@ -540,19 +542,17 @@ def _finish(
 
 def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
     config = artifact.config
-    notes = []
+    source = artifact.manifest["host"]["frames"]
+    notes = [f"questions: {', '.join(artifact.input_ids())}", f"frames: {source}"]
     if artifact.counts["repeated"]:
         notes.append(f"{artifact.counts['repeated']} frames repeat an earlier one of their clip")
     if artifact.counts["done"] and artifact.manifest["largest"] < 1e-6:
         notes.append("all features are about zero: is this a randomly initialised tower?")
-    benchmark, backbone = config["benchmark"], config["backbone"]
     return finished_result(
         artifact,
         reused=reused,
         seconds=time.monotonic() - started,
-        next_commands=[
-            f"vqa train-teacher --benchmark {benchmark} --backbone {backbone}",
-        ],
+        next_commands=[f"vqa train-teacher --benchmark {config['benchmark']}"],
         notes=notes,
     )
 

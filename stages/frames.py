@@ -139,10 +139,12 @@ def extract_frames(
         ".h5",
         runtime.shards,
     )
+    total = sum(len(work.clips) for work in works)
+    sharded.announce(total)
     _build_shards(sharded, works, config, runtime)
     artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded))
     if artifact is None:
-        counts = sharded.item_counts(sum(len(work.clips) for work in works))
+        counts = sharded.item_counts(total)
         return unfinished_result(draft, counts, time.monotonic() - started)
     return _result(artifact, False, started)
 
@@ -228,7 +230,7 @@ def _finish(draft: Draft, sharded: ShardedDraft) -> Artifact:
 
 def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
     counts = artifact.counts
-    notes = []
+    notes = [f"questions: {', '.join(artifact.input_ids())}"]
     if counts["repeated"]:
         notes.append(f"{counts['repeated']} frames repeat an earlier one: clips shorter than asked")
     benchmark = artifact.config["benchmark"]

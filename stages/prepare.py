@@ -23,6 +23,7 @@ from stages.artifacts.questions import (
     GENERATED_VIDEOS,
     QUESTIONS_TABLE,
     VIDEOS_TABLE,
+    video_records,
     write_failures,
     write_questions,
     write_videos,
@@ -33,8 +34,13 @@ from stages.benchmarks.manifest import BenchmarkManifest, load_manifest, split_n
 from stages.benchmarks.questions import Question
 from stages.benchmarks.readers import BadRow, find_video_map, read_questions
 from stages.benchmarks.records import question_schema, to_record
-from stages.benchmarks.shapes.generate import generate, generator_identity, write_jsonl
-from stages.benchmarks.videos import Located, VideoSearch, locate_videos
+from stages.benchmarks.shapes.generate import (
+    DEFAULT_VIDEOS,
+    generate,
+    generator_identity,
+    write_jsonl,
+)
+from stages.benchmarks.videos import Located, VideoSearch, folder_with, locate_videos
 from stages.core.config import Config
 from stages.core.errors import DataError, MissingInput, UsageError
 from stages.core.runtime import Runtime
@@ -48,8 +54,8 @@ MAX_BAD_ROWS = 0.2
 """Share of unreadable annotation rows above which the file is taken to be a wrong one."""
 
 EDGE_BYTES = 1024 * 1024
-SHAPES_DEFAULTS = {"train": (400, 1), "val": (60, 2), "test": (200, 3)}
-"""Videos and seed of each generated split."""
+SHAPES_SEEDS = {"train": 1, "val": 2, "test": 3}
+"""Seed of each generated split."""
 
 
 class PrepareConfig(Config):
@@ -282,10 +288,9 @@ def prepare_shapes(
     started = time.monotonic()
     manifest = load_manifest("shapes")
     split = split_name(manifest, split)
-    default_videos, default_seed = SHAPES_DEFAULTS[split]
     generated = {
-        "videos": num_videos or default_videos,
-        "seed": default_seed if seed is None else seed,
+        "videos": num_videos or DEFAULT_VIDEOS[split],
+        "seed": SHAPES_SEEDS[split] if seed is None else seed,
         "hard": hard,
         **generator_identity(),
     }
@@ -343,6 +348,7 @@ class _Writer:
     def write(self, runtime: Runtime, warnings: list[str], host: dict[str, Any]) -> Artifact:
         """Probe the videos, write the tables, finish the artifact."""
         records = [self._record(file, probed) for file, probed in self._probe(runtime)]
+        _stop_if_strict(records, runtime)
         coverage = self._coverage(records)
         directory = self.draft.path
         schema = question_schema(self.open_ended)
@@ -355,7 +361,6 @@ class _Writer:
         failed = total - usable + len(self.bad_rows)
         return self.draft.finish(
             {"total": total + len(self.bad_rows), "done": usable, "failed": failed},
-            rows={QUESTIONS_TABLE: total, VIDEOS_TABLE: len(records)},
             extra={"coverage": coverage.as_json(), "warnings": warnings},
             host=host,
         )
@@ -415,12 +420,30 @@ class _Writer:
         ]
 
 
+def _stop_if_strict(records: Sequence[dict[str, Any]], runtime: Runtime) -> None:
+    bad = next((record for record in records if record["status"] != "found"), None)
+    if runtime.strict and bad is not None:
+        raise DataError(
+            f"video {bad['video']}: {bad['status']}: {bad['reason']}",
+            "run without --strict to go on past it",
+        )
+
+
 def _video_failures(records: Sequence[dict[str, Any]]) -> list[Failure]:
     return [
         Failure(record["video"], STAGE, record["status"], record["reason"])
         for record in records
         if record["status"] != "found"
     ]
+
+
+def _where_to_look(artifact: Artifact, sources: Sources) -> str:
+    """A hint: the folder below the given ones that does hold the videos, if there is one."""
+    right = folder_with(list(video_records(artifact)), sources.video_roots)
+    if right is not None:
+        return f"they are in {right}: --videos {right}"
+    benchmark = artifact.config["benchmark"]
+    return f"give the folder that holds the videos with --videos; see: vqa benchmarks {benchmark}"
 
 
 def _result(
@@ -435,7 +458,7 @@ def _result(
             f"none of the {sum(shown.videos.values())} videos of {benchmark} "
             f"{artifact.config['split']} is usable in {folders} "
             f"({shown.sentence()}); questions and coverage are in {artifact.path}",
-            f"give the folder that holds the videos with --videos; see: vqa benchmarks {benchmark}",
+            _where_to_look(artifact, sources),
         )
     return finished_result(
         artifact,

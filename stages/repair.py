@@ -123,7 +123,8 @@ def _features(
     config = features.FeaturesConfig.build(artifact.config, artifact.id)
     backbone = backbone_of(artifact)
     job = features.FeatureJob(inputs["questions"], backbone, config, None)
-    features.extract_features(workspace, job, runtime)
+    how = replace(runtime, device=config.compute.device)
+    features.extract_features(workspace, job, how)
 
 
 def _weights(
@@ -159,13 +160,14 @@ def _predictions(
 ) -> None:
     config = evaluate.EvaluateConfig.build(artifact.config, artifact.id)
     given = evaluate.EvaluateInputs(inputs["questions"], inputs["features"], inputs["weights"])
-    evaluate.evaluate(workspace, given, config, runtime)
+    evaluate.evaluate(workspace, given, config, replace(runtime, device=config.device))
 
 
 def _report(
     workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
 ) -> None:
-    report.write_report(workspace, list(inputs.values()), runtime)
+    chosen = [inputs[role] for role in sorted(inputs)]
+    report.write_report(workspace, chosen, runtime, artifact.config["num_questions"])
 
 
 REBUILDS: dict[str, Rebuild] = {

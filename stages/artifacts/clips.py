@@ -264,8 +264,6 @@ class ClipIndex:
         self.frames = rows["frame"].to_numpy()
         self.times = rows["time"].to_numpy()
         self.videos = rows["video"]
-        self.row_clips = rows["clip"].to_numpy()
-        self.row_views = rows["view"].to_numpy()
         files = [artifact.path / f"{stem}-{shard:05d}.h5" for shard in range(num_shards)]
         self.reader = RowReader(
             files, rows["shard"].to_numpy(), rows["offset"].to_numpy(), shape, dtype

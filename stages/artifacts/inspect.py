@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from stages.artifacts.store import (
     Artifact,
     Listing,
     Workspace,
+    delete_directory,
+    pick_by_name,
     verify_files,
 )
-from stages.core.errors import MissingInput, UsageError
+from stages.core.errors import DataError, MissingInput, UsageError
 from stages.core.runtime import Progress
 
 SHARDED_STEMS = {"frames": "frames", "features": "features", "predictions": "predictions"}
@@ -44,11 +46,7 @@ def workspace_status(workspace: Workspace) -> dict[str, Any]:
     """Every artifact with its shards, inputs, and whether an input has changed since."""
     rows = []
     for listing in workspace.listings():
-        row = describe(listing)
-        stem = SHARDED_STEMS.get(listing.kind)
-        done = len(list(listing.path.glob(f"{stem}-[0-9]*.json"))) if stem else 0
-        total = int(listing.artifact.manifest.get("shards", 0)) if listing.artifact else 0
-        row |= {"shards_done": done, "shards": max(total, done), "inputs": [], "stale": []}
+        row = describe(listing) | _shards(workspace, listing) | {"inputs": [], "stale": []}
         if listing.artifact is not None:
             row["inputs"] = listing.artifact.input_ids()
             row["stale"] = stale_inputs(workspace, listing.artifact)
@@ -62,18 +60,53 @@ def workspace_status(workspace: Workspace) -> dict[str, Any]:
     }
 
 
+def _shards(workspace: Workspace, listing: Listing) -> dict[str, int]:
+    """Finished shards of how many, and of an unfinished artifact the items as well."""
+    stem = SHARDED_STEMS.get(listing.kind)
+    if stem is None:
+        return {"shards": 0, "shards_done": 0}
+    sidecars = sorted(listing.path.glob(f"{stem}-[0-9]*.json"))
+    if listing.artifact is not None:
+        total = int(listing.artifact.manifest.get("shards", len(sidecars)))
+        return {"shards": total, "shards_done": len(sidecars)}
+    outlook = _read_json(workspace.lock_path(listing.kind, listing.path.name, "outlook"))
+    counts = [_read_json(path).get("counts", {}) for path in sidecars]
+    return {
+        "shards": outlook.get("shards", len(sidecars)),
+        "shards_done": len(sidecars),
+        "total": outlook.get("total", 0),
+        "done": sum(item.get("done", 0) for item in counts),
+        "failed": sum(item.get("failed", 0) for item in counts),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The JSON object beside a lock or in a sidecar; {} where there is none yet."""
+    try:
+        value = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def stale_inputs(workspace: Workspace, artifact: Artifact) -> list[str]:
-    """Inputs that are gone or hold other content than when `artifact` was made."""
-    stale = []
-    for record in artifact.manifest["inputs"]:
-        path = workspace.root / record["kind"] / record["id"]
-        if not (path / MANIFEST).exists() or workspace.open(path).content != record["content"]:
-            stale.append(str(record["id"]))
-    return stale
+    """Inputs that are gone, unreadable, or hold other content than when `artifact` was made."""
+    return [
+        str(record["id"])
+        for record in artifact.manifest["inputs"]
+        if _content(workspace, record) != record["content"]
+    ]
+
+
+def _content(workspace: Workspace, record: dict[str, str]) -> str | None:
+    try:
+        return workspace.open(workspace.root / record["kind"] / record["id"]).content
+    except (DataError, MissingInput):
+        return None
 
 
 def find_anywhere(workspace: Workspace, reference: str) -> Artifact:
-    """A finished artifact of any kind by id, label, id prefix or path.
+    """A finished artifact of any kind by path, id, label or the start of its id.
 
     Raises:
         MissingInput: Nothing of that name.
@@ -81,22 +114,8 @@ def find_anywhere(workspace: Workspace, reference: str) -> Artifact:
     """
     if (Path(reference) / MANIFEST).exists():
         return workspace.open(Path(reference).absolute())
-    found = []
-    for kind in FORMAT_VERSIONS:
-        for item in workspace.finished(kind):
-            if reference in (item.id, item.label) or item.id.startswith(reference):
-                found.append(item)
-    exact = [item for item in found if item.id == reference]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
-    if not found:
-        raise MissingInput(
-            f"no finished artifact called {reference!r} in {workspace.root}", "vqa artifacts ls"
-        )
-    raise UsageError(
-        f"several artifacts fit {reference!r}: {', '.join(item.id for item in found)}",
-        "name one in full",
-    )
+    every = [item for kind in FORMAT_VERSIONS for item in workspace.finished(kind)]
+    return pick_by_name(every, reference, "artifact", workspace.root)
 
 
 def check_artifacts(
@@ -134,7 +153,13 @@ def prunable(workspace: Workspace, kind: str | None) -> list[Path]:
 
 
 def delete_artifact(workspace: Workspace, path: Path) -> None:
-    """Delete an artifact, its manifest first so that no reader meets half of one."""
+    """Delete one artifact of the workspace.
+
+    Raises:
+        UsageError: The directory is not an artifact of this workspace.
+    """
+    real, root = path.resolve(), workspace.root.resolve()
+    if real.parent.parent != root or real.parent.name not in FORMAT_VERSIONS:
+        raise UsageError(f"{path} is not an artifact of workspace {workspace.root}")
     with locked(workspace.lock_path(path.parent.name, path.name, "artifact")):
-        (path / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(path)
+        delete_directory(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from stages.artifacts.store import Artifact, Workspace
@@ -14,11 +15,75 @@ def questions_of(
     """The prepared questions of a split."""
     return workspace.choose(
         "questions",
-        lambda item: item.config["benchmark"] == benchmark and item.config["split"] == split,
+        lambda item: _is_of(item, benchmark, split),
         described=f"prepared questions of {benchmark} {split}",
         option="--questions",
         command=f"vqa prepare --benchmark {benchmark} --split {split} ...",
         reference=reference,
+    )
+
+
+def questions_for(
+    workspace: Workspace,
+    benchmark: str,
+    split: str,
+    *,
+    questions: Sequence[str] = (),
+    features: Sequence[str] = (),
+    backbone: str | None = None,
+    weights: Artifact | None = None,
+) -> Artifact:
+    """The questions of a split that go with everything else that was chosen.
+
+    Where several sets are prepared, these decide in turn: the questions that the user named, the
+    features that the user named, the questions that the weights have seen, and which of them have
+    features at all.
+
+    Args:
+        workspace: Where to look.
+        benchmark: Name of the benchmark.
+        split: One of its splits.
+        questions: Questions named by the user, of any split.
+        features: Features named by the user, of any split.
+        backbone: Name of the backbone that the features must be of; none: any.
+        weights: Chosen weights, whose own inputs may hold this split.
+
+    Raises:
+        UsageError: Several fit, or those named are of another benchmark.
+        MissingInput: None is prepared.
+    """
+    named = [workspace.by_reference("questions", name) for name in questions]
+    for item in named:
+        if item.config["benchmark"] != benchmark:
+            raise UsageError(f"{item.id}: not questions of {benchmark}")
+        if item.config["split"] == split:
+            return item
+    for item in [workspace.by_reference("features", name) for name in features]:
+        if _is_of(item, benchmark, split):
+            return _questions_behind(workspace, item)
+    fitting = [item for item in workspace.finished("questions") if _is_of(item, benchmark, split)]
+    seen = [] if weights is None else [q for q in fitting if q.id in weights.input_ids()]
+    if len(seen) == 1:
+        return seen[0]
+    extracted = [item for item in fitting if _has_features(workspace, item, backbone)]
+    if len(extracted) == 1:
+        return extracted[0]
+    return questions_of(workspace, benchmark, split)
+
+
+def _is_of(item: Artifact, benchmark: str, split: str) -> bool:
+    return (item.config["benchmark"], item.config["split"]) == (benchmark, split)
+
+
+def _questions_behind(workspace: Workspace, features: Artifact) -> Artifact:
+    record = next(item for item in features.manifest["inputs"] if item["role"] == "questions")
+    return workspace.open(workspace.root / "questions" / str(record["id"]))
+
+
+def _has_features(workspace: Workspace, questions: Artifact, backbone: str | None) -> bool:
+    return any(
+        questions.id in item.input_ids() and backbone in (None, item.config["backbone"])
+        for item in workspace.finished("features")
     )
 
 
@@ -64,34 +129,40 @@ def features_of(
     backbone: str | None = None,
     frames: int | None = None,
     references: Sequence[str] = (),
+    folder: str | None = None,
 ) -> Artifact:
     """Features of a split's questions.
 
     Args:
         workspace: Where to look.
         questions: The split.
-        backbone: Name of the backbone; none: any.
+        backbone: Label of the backbone; none: any. Features that the user named need not carry
+            it: their vision tower is compared where it is loaded.
         frames: Frames per clip that must be stored, or more.
         references: Artifacts named by the user, of any split.
+        folder: What a user would give as `--backbone`, for messages.
     """
     benchmark, split = questions.config["benchmark"], questions.config["split"]
 
-    def fits(item: Artifact) -> bool:
+    def usable(item: Artifact) -> bool:
         enough = frames is None or max(item.config["sampling"]["frames"]) >= frames
-        same = backbone is None or item.config["backbone"] == backbone
-        return questions.id in item.input_ids() and enough and same
+        return questions.id in item.input_ids() and enough
 
     named = [workspace.by_reference("features", reference) for reference in references]
     for item in named:
-        if fits(item):
+        if usable(item):
             return item
-    if named and all(item.config["split"] == split for item in named):
-        raise UsageError(f"{', '.join(item.id for item in named)}: not features of {questions.id}")
-    wanted = f"--backbone {backbone or 'BACKBONE'}" + (f" --frames {frames}" if frames else "")
+    of_split = [item for item in named if _is_of(item, benchmark, split)]
+    if of_split or (named and all(item.config["split"] == split for item in named)):
+        few = f" with {frames} frames per clip" if frames else ""
+        wrong = ", ".join(item.id for item in of_split or named)
+        raise UsageError(f"{wrong}: not features of {questions.id}{few}")
+    given = shlex.quote(folder or backbone) if folder or backbone else "BACKBONE"
+    wanted = f"--backbone {given}" + (f" --frames {frames} --from-videos" if frames else "")
     described = f"features of {benchmark} {split}"
     return workspace.choose(
         "features",
-        fits,
+        lambda item: usable(item) and backbone in (None, item.config["backbone"]),
         described=described + (f" by {backbone}" if backbone else ""),
         option="--features",
         command=f"vqa extract-features --benchmark {benchmark} --split {split} {wanted}",
@@ -104,29 +175,66 @@ def weights_of(
     roles: Sequence[str],
     *,
     system: str = "vlap",
+    backbone: str | None = None,
+    frames: int | None = None,
+    keep: int | None = None,
     reference: str | None = None,
     option: str = "--weights",
 ) -> Artifact:
-    """Weights of the first of `roles` that there are any of; `option` settles an ambiguity."""
-    for role in roles if reference is None else []:
-        if any(_is_role(item, system, benchmark, role) for item in workspace.finished("weights")):
-            roles = [role]
-            break
+    """Weights of the first of `roles` that there are any of; `option` settles an ambiguity.
+
+    Args:
+        workspace: Where to look.
+        benchmark: Benchmark that they were trained on.
+        roles: Roles, the preferred one first.
+        system: Name of the system.
+        backbone: Label of the backbone that they were trained with; none: any.
+        frames: T that they were trained with; none: any.
+        keep: K that they keep; none: any.
+        reference: The user's own choice. It is held to system and role only: whoever names weights
+            may want those of another benchmark, and their backbone is compared where it is loaded.
+        option: The option that takes that choice.
+
+    Raises:
+        MissingInput: There are none; the hint makes some.
+        UsageError: Several fit, or the named ones do not.
+    """
+    if reference is not None:
+        return workspace.choose(
+            "weights",
+            lambda item: item.config["system"] == system and item.config["role"] in roles,
+            described=f"{system} weights ({' or '.join(roles)})",
+            option=option,
+            command=_weights_command(benchmark, roles[0], keep),
+            reference=reference,
+        )
+
+    def fits(item: Artifact, role: str) -> bool:
+        made = item.config
+        found = (made["system"], made["benchmark"], made["role"]) == (system, benchmark, role)
+        return (
+            found
+            and backbone in (None, made["backbone"])
+            and frames in (None, made["model"]["frames"])
+            and keep in (None, made["model"]["keep"])
+        )
+
+    finished = workspace.finished("weights")
+    held = next((role for role in roles if any(fits(item, role) for item in finished)), None)
+    wanted = roles if held is None else [held]
+    by = f" by {backbone}" if backbone else ""
+    kept = f" that keep {keep} frames" if keep else ""
     return workspace.choose(
         "weights",
-        lambda item: any(_is_role(item, system, benchmark, role) for role in roles),
-        described=f"{system} weights ({' or '.join(roles)}) for {benchmark}",
+        lambda item: any(fits(item, role) for role in wanted),
+        described=f"{system} weights ({' or '.join(wanted)}) for {benchmark}{by}{kept}",
         option=option,
-        command=_weights_command(benchmark, roles[0]),
-        reference=reference,
+        command=_weights_command(benchmark, wanted[0], keep),
     )
 
 
-def _is_role(item: Artifact, system: str, benchmark: str, role: str) -> bool:
-    made = item.config
-    return (made["system"], made["benchmark"], made["role"]) == (system, benchmark, role)
-
-
-def _weights_command(benchmark: str, role: str) -> str:
-    commands = {"student": "distill --keep 4", "start": "train-teacher --keep 4"}
-    return f"vqa {commands.get(role, 'train-teacher')} --benchmark {benchmark}"
+def _weights_command(benchmark: str, role: str, keep: int | None) -> str:
+    kept = keep or 4
+    commands = {"student": f"distill --keep {kept}", "start": f"train-teacher --keep {kept}"}
+    command, *options = commands.get(role, "train-teacher").split(" ", 1)
+    return " ".join([f"vqa {command} --benchmark {benchmark}", *options])

@@ -5,9 +5,10 @@
     metrics.json                the benchmark's metrics
 
 Columns: question_id, prediction, answer, correct (null when unlabelled), scores (per option),
-frames (indices within the video), times (seconds), frame_scores (per frame seen), status (`ok`,
-`failed`, `unlabelled`), reason. `prediction` and `answer` are indices (int64), or text in
-open-ended benchmarks.
+frames (indices within the video), times (seconds), frame_scores (per frame seen), frame_rule (how
+the frames were chosen: `prompter`; `stored`, the K that extraction sampled; `midpoint`, the middle
+ones of the T; `all`, `random`, `oracle`; null when failed), status (`ok`, `failed`, `unlabelled`),
+reason. `prediction` and `answer` are indices (int64), or text in open-ended benchmarks.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def predictions_schema(open_ended: bool) -> pa.Schema:
             ("frames", pa.list_(pa.int64())),
             ("times", pa.list_(pa.float64())),
             ("frame_scores", pa.list_(pa.float64())),
+            ("frame_rule", pa.string()),
             ("status", pa.string()),
             ("reason", pa.string()),
         ]

@@ -7,6 +7,7 @@ merged from (rows, failures), so whoever finds all shards done can write the man
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -51,6 +52,16 @@ class ShardedDraft:
         self.stem = stem
         self.suffix = suffix
         self.selection = selection
+
+    def announce(self, total: int) -> None:
+        """Note how many shards and items are to come, for `vqa status`.
+
+        It lies beside the locks, not among the data, and nothing depends on it.
+        """
+        path = self.draft.outlook_path()
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"shards": self.num_shards, "total": total}))
 
     def data_path(self, shard: int) -> Path:
         """The data file of a shard."""

@@ -12,7 +12,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -113,11 +113,7 @@ class Artifact:
     @cached_property
     def content(self) -> str:
         """Digest of the fingerprint and of every data file; what dependants are keyed on."""
-        files = {
-            name: entry["sha256"]
-            for name, entry in self.manifest["files"].items()
-            if not entry.get("log")
-        }
+        files = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
         return atomic.sha256_json({"fingerprint": self.fingerprint, "files": files})
 
     def input_ids(self) -> list[str]:
@@ -202,19 +198,16 @@ class Draft:
         """Where the lock called `name` of this draft lives."""
         return self.workspace.lock_path(self.request.kind, self.request.id, name)
 
-    def discard(self) -> None:
-        """Delete whatever is there, manifest first so that no reader sees a partial artifact."""
-        (self.path / MANIFEST).unlink(missing_ok=True)
-        if self.path.exists():
-            atomic.fsync_directory(self.path)
-            shutil.rmtree(self.path)
+    def outlook_path(self) -> Path:
+        """Where an unfinished sharded artifact's number of shards and items is noted."""
+        return self.lock_path("outlook").with_suffix(".json")
 
     def finish(
         self,
         counts: Mapping[str, int],
         *,
-        rows: Mapping[str, int] | None = None,
         logs: frozenset[str] = frozenset(),
+        left_out: frozenset[str] = frozenset(),
         extra: Mapping[str, Any] | None = None,
         host: Mapping[str, Any] | None = None,
     ) -> Artifact:
@@ -224,42 +217,53 @@ class Draft:
 
         Args:
             counts: Items total, done, failed.
-            rows: Rows per file, where that means something.
-            logs: Files whose bytes may differ between two equal runs (timings).
+            logs: Files whose bytes may differ between two equal runs (timings); the manifest keeps
+                them among the host's facts.
+            left_out: Files of the unfinished state, deleted once the manifest is there.
             extra: Further deterministic facts for the manifest, such as metrics.
             host: Facts of this machine and run that are allowed to differ.
         """
         atomic.remove_temporaries(self.path)
-        files = {}
-        for file in sorted(item for item in self.path.rglob("*") if item.is_file()):
-            name = file.relative_to(self.path).as_posix()
-            digest = atomic.sha256_file(file)
-            if self.expected.get(name, digest) != digest:
-                self._refuse_damage(file)
-            entry: dict[str, Any] = {
-                "size": file.stat().st_size,
-                "sha256": digest,
-                "rows": (rows or {}).get(name),
-            }
-            files[name] = entry | ({"log": True} if name in logs else {})
+        entries = {
+            file.relative_to(self.path).as_posix(): self._entry(file)
+            for file in sorted(item for item in self.path.rglob("*") if item.is_file())
+            if file.name not in left_out
+        }
+        facts = {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "logs": {name: entries[name] for name in sorted(logs & set(entries))},
+            **(host or {}),
+        }
         manifest = {
             "kind": self.request.kind,
             "format_version": FORMAT_VERSIONS[self.request.kind],
             "label": self.request.label,
             "fingerprint": self.request.fingerprint,
             "config": dict(self.request.config),
-            "seed": self.request.config.get("seed"),
+            "seed": find_seed(self.request.config),
             "inputs": self.request.input_records(),
-            "files": files,
+            "files": {name: entry for name, entry in entries.items() if name not in logs},
             "counts": dict(counts),
             "versions": library_versions(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(time.monotonic() - self.started, 3),
-            "host": {"machine": platform.machine(), "system": platform.system(), **(host or {})},
+            "host": facts,
             **(extra or {}),
         }
         atomic.write_json(self.path / MANIFEST, manifest)
+        for name in left_out:
+            (self.path / name).unlink(missing_ok=True)
         return Artifact(self.path, manifest)
+
+    def _entry(self, file: Path) -> dict[str, Any]:
+        """Size, checksum and rows of one file."""
+        from stages.artifacts.row_counts import count_rows  # h5py, pyarrow: not for --help
+
+        name, digest = file.relative_to(self.path).as_posix(), atomic.sha256_file(file)
+        if self.expected.get(name, digest) != digest:
+            self._refuse_damage(file)
+        return {"size": file.stat().st_size, "sha256": digest, "rows": count_rows(file)}
 
     def _refuse_damage(self, file: Path) -> None:
         file.unlink()
@@ -310,17 +314,21 @@ class Workspace:
 
     def existing(self, request: Request) -> Artifact | None:
         """The finished artifact of `request`, if there is one, under whatever label."""
-        for path in sorted((self.root / request.kind).glob(f"*-{request.fingerprint[:12]}")):
+        for path in self._directories(request):
             if (path / MANIFEST).exists():
                 artifact = open_artifact(path)
                 if artifact.fingerprint == request.fingerprint:
                     return artifact
         return None
 
+    def _directories(self, request: Request) -> list[Path]:
+        """Directories of the request's fingerprint, whatever their labels."""
+        return sorted((self.root / request.kind).glob(f"*-{request.fingerprint[:12]}"))
+
     def draft(self, request: Request, *, force: bool = False) -> Draft:
         """A draft for `request`, continuing what an earlier run left.
 
-        With `force` whatever exists for the same fingerprint is deleted first.
+        With `force` whatever exists for the same fingerprint, under any label, is deleted first.
         """
         if not request.label or not set(request.label) <= LABEL_CHARACTERS:
             raise UsageError(
@@ -329,9 +337,9 @@ class Workspace:
             )
         draft = Draft(self, request)
         atomic.make_directory(draft.path.parent)
-        if force:
-            with locked(draft.lock_path()):
-                draft.discard()
+        for path in self._directories(request) if force else []:
+            with locked(self.lock_path(request.kind, path.name, "artifact")):
+                delete_directory(path)
         atomic.make_directory(draft.path)
         return draft
 
@@ -341,8 +349,13 @@ class Workspace:
     ) -> Iterator[tuple[Draft, Artifact | None]]:
         """Hold the draft's lock for a stage that is not sharded.
 
-        Yields the draft and, if somebody finished the same request meanwhile, the artifact.
+        Yields the draft and, if the same request is finished already, the artifact; then nothing
+        was created.
         """
+        done = None if force else self.existing(request)
+        if done is not None:
+            yield Draft(self, request), done
+            return
         draft = self.draft(request, force=force)
         with locked(draft.lock_path()):
             atomic.make_directory(draft.path)
@@ -353,6 +366,10 @@ class Workspace:
 
     def listings(self, kind: str | None = None) -> list[Listing]:
         """Every artifact directory, kinds in pipeline order, oldest first."""
+        if kind is not None and kind not in FORMAT_VERSIONS:
+            raise UsageError(
+                f"no artifacts of kind {kind!r}", f"known: {', '.join(FORMAT_VERSIONS)}"
+            )
         found = []
         for name in FORMAT_VERSIONS if kind is None else [kind]:
             folder = self.root / name
@@ -386,22 +403,7 @@ class Workspace:
         """
         if (Path(reference) / MANIFEST).exists():
             return open_artifact(Path(reference))
-        matches = [
-            item
-            for item in self.finished(kind)
-            if item.id == reference or item.label == reference or item.id.startswith(reference)
-        ]
-        if len(matches) == 1:
-            return matches[0]
-        if not matches:
-            raise MissingInput(
-                f"no finished {kind} artifact called {reference!r} in {self.root}",
-                f"vqa artifacts ls --workspace {self.root}",
-            )
-        raise UsageError(
-            f"several {kind} artifacts fit {reference!r}: {', '.join(i.id for i in matches)}",
-            "name one of them in full",
-        )
+        return pick_by_name(self.finished(kind), reference, f"{kind} artifact", self.root)
 
     def choose(
         self,
@@ -445,6 +447,52 @@ class Workspace:
         return fitting[-1]
 
 
+def pick_by_name(artifacts: Sequence[Artifact], reference: str, what: str, root: Path) -> Artifact:
+    """The artifact that `reference` names: by id, else by label, else by the start of its id.
+
+    Raises:
+        MissingInput: Nothing of that name.
+        UsageError: Several.
+    """
+    for named in (
+        [item for item in artifacts if item.id == reference],
+        [item for item in artifacts if item.label == reference],
+        [item for item in artifacts if item.id.startswith(reference)],
+    ):
+        if len(named) == 1:
+            return named[0]
+        if named:
+            raise UsageError(
+                f"several artifacts are called {reference!r}: {', '.join(i.id for i in named)}",
+                "name one of them in full",
+            )
+    raise MissingInput(
+        f"no finished {what} called {reference!r} in {root}",
+        f"vqa artifacts ls --workspace {root}",
+    )
+
+
+def find_seed(config: Mapping[str, Any]) -> int | None:
+    """The seed of a configuration, wherever it lies in it."""
+    if "seed" in config:
+        return None if config["seed"] is None else int(config["seed"])
+    for value in config.values():
+        if isinstance(value, Mapping):
+            found = find_seed(value)
+            if found is not None:
+                return found
+    return None
+
+
+def delete_directory(path: Path) -> None:
+    """Delete an artifact, its manifest first so that no reader meets half of one."""
+    if not path.exists():
+        return
+    (path / MANIFEST).unlink(missing_ok=True)
+    atomic.fsync_directory(path)
+    shutil.rmtree(path)
+
+
 def open_artifact(path: Path) -> Artifact:
     """Open a finished artifact by its directory; see `Workspace.open`."""
     kind = path.parent.name
@@ -477,7 +525,8 @@ def _check_names(path: Path, manifest: dict[str, Any]) -> None:
         if not isinstance(manifest.get(name), kind):
             raise DataError(f"{path} has no {name!r}, or of another type", REBUILD_HINT)
     places = [f"{item.get('kind')}/{item.get('id')}" for item in manifest["inputs"]]
-    for name in [*manifest["files"], *places]:
+    logs = manifest["host"].get("logs", {}) if isinstance(manifest["host"], dict) else {}
+    for name in [*manifest["files"], *logs, *places]:
         problem = relative_problem(name)
         if problem:
             raise DataError(f"{path} names {name!r}: {problem}; refused", REBUILD_HINT)
@@ -508,7 +557,8 @@ def damaged_files(artifact: Artifact) -> list[str]:
 
 
 def _damages(artifact: Artifact) -> Iterator[tuple[str, str]]:
-    for name, entry in artifact.manifest["files"].items():
+    logs = artifact.manifest["host"].get("logs", {})
+    for name, entry in (artifact.manifest["files"] | logs).items():
         file = artifact.path / name
         if not file.is_file():
             yield name, "missing"
@@ -516,15 +566,6 @@ def _damages(artifact: Artifact) -> Iterator[tuple[str, str]]:
             yield name, f"{file.stat().st_size} bytes instead of {entry['size']}"
         elif atomic.sha256_file(file) != entry["sha256"]:
             yield name, "checksum differs"
-
-
-def require_verified(artifact: Artifact) -> None:
-    """Raise `VerificationError` naming each bad file."""
-    problems = verify_files(artifact)
-    if problems:
-        raise VerificationError(
-            f"{artifact.path}: {'; '.join(problems)}", "vqa artifacts verify --repair"
-        )
 
 
 def library_versions() -> dict[str, str]:

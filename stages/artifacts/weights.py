@@ -38,11 +38,6 @@ def read_weights(artifact: Artifact) -> dict[str, Tensor]:
         raise DataError(f"{path} cannot be read ({error})", "vqa artifacts verify") from None
 
 
-def role_of(artifact: Artifact) -> str:
-    """`teacher`, `start`, `student`, ..."""
-    return str(artifact.config["role"])
-
-
 def backbone_of(artifact: Artifact) -> str:
     """Name of the backbone, or the folder it was read from on this machine."""
     host: dict[str, Any] = artifact.manifest["host"]

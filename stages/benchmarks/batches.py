@@ -25,6 +25,11 @@ from stages.core.errors import DataError
 from stages.core.midpoints import subset_midpoints
 
 
+def stores(features: Artifact, frames: int) -> bool:
+    """Whether extraction sampled `frames` frames per clip for their own sake."""
+    return frames in features.config["sampling"]["frames"]
+
+
 @dataclass(frozen=True)
 class QuestionBatch:
     """Features and questions that belong together.
@@ -119,19 +124,38 @@ class QuestionFeatures:
 
     def clip(self, index: int, view: int = 0) -> ClipRows:
         """The T rows of question `index`."""
-        rows = self.reader.clip(clip_key(self.questions[index]), self.stored_frames, view)
+        rows = self.sampled(index, self.stored_frames, view)
         if self.stored_frames == self.frames:
             return rows
         kept = subset_midpoints(self.stored_frames, self.frames)
         return ClipRows(rows.rows[kept], rows.frames[kept], rows.times[kept])
 
+    def sampled(self, index: int, frames: int, view: int = 0) -> ClipRows:
+        """The rows of question `index` in the stored sampling of `frames` frames.
+
+        Raises:
+            KeyError: There is no such sampling; see `stores`.
+        """
+        return self.reader.clip(clip_key(self.questions[index]), frames, view)
+
     def batch(self, indices: Sequence[int], views: Sequence[int] | None = None) -> QuestionBatch:
         """Questions `indices` with their features; `views` names a random view for each."""
         chosen = views or [0] * len(indices)
         clips = [self.clip(index, view) for index, view in zip(indices, chosen, strict=True)]
+        return self._read(indices, clips)
+
+    def sampled_batch(self, indices: Sequence[int], frames: int) -> QuestionBatch:
+        """Questions `indices` with view 0 of the stored sampling of `frames` frames, T = `frames`.
+
+        Raises:
+            KeyError: There is no such sampling; see `stores`.
+        """
+        return self._read(indices, [self.sampled(index, frames) for index in indices])
+
+    def _read(self, indices: Sequence[int], clips: Sequence[ClipRows]) -> QuestionBatch:
         rows = np.concatenate([clip.rows for clip in clips])
         features: Any = self.reader.read(rows)
-        shape = (len(indices), self.frames, self.reader.tokens, self.reader.width)
+        shape = (len(indices), len(clips[0].rows), self.reader.tokens, self.reader.width)
         return QuestionBatch(
             [self.questions[index] for index in indices],
             features.reshape(shape),

@@ -25,6 +25,8 @@ SELECT = (
     "options."
 )
 LETTER_TARGET = "Option {letter}"
+LETTERS = "ABCDE"
+"""The letters that answers are read as; the reference has five."""
 
 
 def prepared_question(question: str, rule: PromptRule) -> str:
@@ -60,6 +62,18 @@ def letter_prompt(question: Question, rule: PromptRule) -> str:
         for letter, text in zip(ascii_uppercase, options, strict=False)
     ]
     return " ".join([*parts, SELECT])
+
+
+def letter_problem(question: Question) -> str:
+    """Why `question` cannot be answered by a letter, or an empty string."""
+    if question.open_ended:
+        return "no options to letter: it needs the answer mode rank"
+    if len(question.options) > len(LETTERS):
+        return (
+            f"{len(question.options)} options, but letters A to {LETTERS[-1]} only: "
+            "it needs the answer mode rank"
+        )
+    return ""
 
 
 def rank_prompt(question: Question, rule: PromptRule) -> str:

@@ -6,6 +6,17 @@ import torch
 
 from stages.core.errors import MachineError, UsageError
 
+KINDS = ("cpu", "cuda", "mps")
+"""Device types that `vqa` runs on; torch knows more names (`meta`, `xla`) that compute nothing
+here."""
+
+KNOWN = "known: auto, cpu, cuda, cuda:1, mps"
+
+
+def torch_version() -> str:
+    """Torch's major and minor version, the part of it that a compute shape names."""
+    return ".".join(torch.__version__.split(".")[:2])
+
 
 def resolve_device(name: str) -> torch.device:
     """The device called `name`; `auto` is the first accelerator, else the CPU.
@@ -21,7 +32,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name!r}: {error}", "auto, cpu, cuda, cuda:1, mps") from None
+        raise UsageError(f"--device {name!r}: {error}", KNOWN) from None
+    if device.type not in KINDS:
+        raise UsageError(f"--device {name!r}: not a device to run on", KNOWN)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MachineError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices",

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from stages.benchmarks.batches import QuestionBatch
+from stages.benchmarks.batches import QuestionBatch, QuestionFeatures
 from stages.benchmarks.questions import Question
 
 
@@ -45,7 +45,19 @@ class Answers:
 
 
 class Selector(Protocol):
-    """Chooses which of a question's frames are looked at."""
+    """Chooses which of a question's frames are looked at.
+
+    Attributes:
+        rule: By what the frames are chosen, for the predictions' `frame_rule`: `prompter`,
+            `midpoint`, `stored`, `all`, `random` or `oracle`.
+    """
+
+    @property
+    def rule(self) -> str: ...
+
+    def problem(self, question: Question) -> str:
+        """Why it cannot choose frames for this question, or an empty string."""
+        ...
 
     def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
         """Choose `keep` of the T frames.
@@ -58,8 +70,21 @@ class Selector(Protocol):
         ...
 
 
+@runtime_checkable
+class FrameSource(Protocol):
+    """A selector that does not choose among the T frames, but has K of its own."""
+
+    def frames_of(self, data: QuestionFeatures, indices: Sequence[int], keep: int) -> QuestionBatch:
+        """Questions `indices` of `data` with K = `keep` frames each."""
+        ...
+
+
 class Answerer(Protocol):
     """Answers a question from chosen frames."""
+
+    def problem(self, question: Question) -> str:
+        """Why it cannot answer this question, or an empty string."""
+        ...
 
     def answer(self, features: Tensor, questions: Sequence[Question]) -> Answers:
         """Answer from features [B, K, N, C] of the chosen frames, in time order."""
@@ -85,6 +110,10 @@ class System:
     frames: int
     keep: int
     device: torch.device
+
+    def problem(self, question: Question) -> str:
+        """Why this question cannot be answered, or an empty string."""
+        return self.selector.problem(question) or self.answerer.problem(question)
 
 
 def gather_frames(features: Tensor, indices: Tensor) -> Tensor:

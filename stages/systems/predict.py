@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from stages.artifacts.rows import Array
 from stages.benchmarks.batches import QuestionBatch, QuestionFeatures
 from stages.benchmarks.questions import Question
 from stages.benchmarks.scorers.accuracy import is_correct
-from stages.systems.face import System, gather_frames
+from stages.systems.face import FrameSource, System, gather_frames
 
 Blind = Literal["gaussian"]
 
@@ -28,7 +29,8 @@ class Prediction:
         frames: Frame indices within the video that were kept.
         times: Their presentation times in seconds.
         frame_scores: One per frame seen, if the selector scores frames.
-        candidate_times: Times of all frames seen.
+        candidate_times: Times of the T frames that there were.
+        frame_rule: By what rule the frames were chosen; see `Selector`.
     """
 
     question: Question
@@ -38,6 +40,7 @@ class Prediction:
     times: list[float]
     frame_scores: list[float]
     candidate_times: list[float]
+    frame_rule: str
 
     @property
     def correct(self) -> bool | None:
@@ -59,20 +62,31 @@ def predict(
 
     Args:
         system: Selector and answerer.
-        data: Questions with T = `system.frames` features each.
-        indices: Positions of usable questions.
+        data: Questions with T = `system.frames` features each. A selector that is a `FrameSource`
+            brings its own K; of the T frames only the times are read then.
+        indices: Positions of usable questions without a `problem`.
         batch_size: Questions per forward pass; part of the compute shape.
         blind: Replace what is seen: `gaussian` noise of the features' mean and spread.
         seed: Seed of that noise.
     """
     for start in range(0, len(indices), batch_size):
-        batch = data.batch(indices[start : start + batch_size])
+        part = indices[start : start + batch_size]
+        batch = _batch_for(system, data, part)
         if blind is not None:
             batch = _blinded(batch, seed)
-        yield from _predict_batch(system, batch)
+        yield from _predict_batch(system, batch, [data.clip(index).times for index in part])
 
 
-def _predict_batch(system: System, batch: QuestionBatch) -> Iterator[Prediction]:
+def _batch_for(system: System, data: QuestionFeatures, indices: Sequence[int]) -> QuestionBatch:
+    """The frames that the selector chooses from: its own, or the T frames."""
+    if isinstance(system.selector, FrameSource):
+        return system.selector.frames_of(data, indices, system.keep)
+    return data.batch(indices)
+
+
+def _predict_batch(
+    system: System, batch: QuestionBatch, candidate_times: Sequence[Array]
+) -> Iterator[Prediction]:
     features = torch.from_numpy(batch.features).to(system.device).float()
     selection = system.selector.select(batch, features, system.keep)
     answers = system.answerer.answer(gather_frames(features, selection.indices), batch.questions)
@@ -86,7 +100,8 @@ def _predict_batch(system: System, batch: QuestionBatch) -> Iterator[Prediction]
             frames=batch.frames[row][kept[row]].tolist(),
             times=batch.times[row][kept[row]].tolist(),
             frame_scores=[] if scores is None else scores[row],
-            candidate_times=batch.times[row].tolist(),
+            candidate_times=candidate_times[row].tolist(),
+            frame_rule=system.selector.rule,
         )
 
 

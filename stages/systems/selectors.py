@@ -1,14 +1,21 @@
-"""Selectors that learn nothing: uniform, random, all frames, and an oracle that knows the spans."""
+"""Selectors that learn nothing: uniform, random, all frames, and an oracle that knows the spans.
+
+`uniform` with K frames takes the frames that extraction sampled for N = K where they are stored
+(`StoredSampling`), and the middle ones of the T frames otherwise (`UniformSelector`). Both are the
+same midpoint rule, once on the video and once on the frames that were kept of it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stages.benchmarks.batches import QuestionBatch
+from stages.benchmarks.batches import QuestionBatch, QuestionFeatures
+from stages.benchmarks.questions import Question
 from stages.core.errors import UsageError
 from stages.core.midpoints import subset_midpoints
 from stages.systems.face import Selection, Selector
@@ -17,7 +24,13 @@ Span = tuple[float, float]
 
 
 class UniformSelector:
-    """The middle frame of each of K equal segments."""
+    """The middle frame of each of K equal segments of the T frames."""
+
+    rule = "midpoint"
+
+    def problem(self, question: Question) -> str:
+        """None; see `Selector`."""
+        return ""
 
     def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
         """See `Selector`."""
@@ -25,8 +38,32 @@ class UniformSelector:
         return Selection(kept.expand(len(batch), -1))
 
 
+class StoredSampling:
+    """The K frames that extraction sampled for N = K; their features are read directly."""
+
+    rule = "stored"
+
+    def problem(self, question: Question) -> str:
+        """None; see `Selector`."""
+        return ""
+
+    def frames_of(self, data: QuestionFeatures, indices: Sequence[int], keep: int) -> QuestionBatch:
+        """See `FrameSource`."""
+        return data.sampled_batch(indices, keep)
+
+    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+        """All of its own frames; see `Selector`."""
+        return Selection(torch.arange(keep).expand(len(batch), -1))
+
+
 class AllFrames:
     """Every frame, whatever `keep` says."""
+
+    rule = "all"
+
+    def problem(self, question: Question) -> str:
+        """None; see `Selector`."""
+        return ""
 
     def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
         """See `Selector`."""
@@ -36,8 +73,14 @@ class AllFrames:
 class RandomSelector:
     """K frames drawn without replacement, the same for a question in every run of a seed."""
 
+    rule = "random"
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
+
+    def problem(self, question: Question) -> str:
+        """None; see `Selector`."""
+        return ""
 
     def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
         """See `Selector`."""
@@ -53,17 +96,23 @@ class RandomSelector:
 class OracleSelector:
     """Frames inside the true spans first, then the nearest ones; needs known spans."""
 
+    rule = "oracle"
+
+    def problem(self, question: Question) -> str:
+        """See `Selector`."""
+        return "" if question.spans else "the oracle needs the true spans, and none are known"
+
     def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
         """See `Selector`.
 
         Raises:
-            UsageError: A question has no spans.
+            UsageError: A question has no spans; see `problem`.
         """
         rows = []
         for question, times in zip(batch.questions, batch.times, strict=True):
             if not question.spans:
                 raise UsageError(
-                    f"the oracle needs the true spans, {question.question_id} has none",
+                    f"{question.question_id}: {self.problem(question)}",
                     "choose another --select",
                 )
             distance = [_distance(float(seconds), question.spans) for seconds in times]
@@ -79,10 +128,18 @@ def _distance(seconds: float, spans: tuple[Span, ...]) -> float:
     return min(max(low - seconds, seconds - high) for low, high in spans)
 
 
-def plain_selector(name: str, seed: int) -> Selector:
-    """The selector called `uniform`, `random`, `oracle` or `all`."""
+def plain_selector(name: str, seed: int, *, stored: bool = False) -> Selector:
+    """The selector called `uniform`, `random`, `oracle` or `all`.
+
+    Args:
+        name: One of `PLAIN_SELECTORS`.
+        seed: Seed of the random one.
+        stored: For `uniform`: K frames are stored for their own sake.
+    """
     if name == "random":
         return RandomSelector(seed)
+    if name == "uniform" and stored:
+        return StoredSampling()
     plain: dict[str, type[UniformSelector | AllFrames | OracleSelector]] = {
         "uniform": UniformSelector,
         "oracle": OracleSelector,

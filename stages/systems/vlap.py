@@ -12,10 +12,10 @@ from stages.artifacts.store import Artifact
 from stages.artifacts.weights import backbone_of, read_weights
 from stages.benchmarks.batches import QuestionBatch
 from stages.benchmarks.manifest import PromptRule, load_manifest
-from stages.benchmarks.prompts import AnswerMode, candidates, prompt
+from stages.benchmarks.prompts import AnswerMode, candidates, letter_problem, prompt
 from stages.benchmarks.questions import Question
 from stages.core.errors import DataError, UsageError
-from stages.models.backbones.catalog import backbone_path
+from stages.models.backbones.catalog import backbone_fingerprint, backbone_path
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.instructblip import DtypePolicy, InstructBlip
 from stages.models.backbones.text import TextBatch
@@ -30,14 +30,25 @@ from stages.systems.face import Answers, Selection, Selector, System
 from stages.systems.selectors import AllFrames, UniformSelector
 
 VlapModel = VlapTeacher | VlapStudent
-BACKBONE_PREFIXES = ["vision_model.", "qformer.", "query_tokens", "language_"]
 
 
 class VlapPrompter:
     """The selector of a trained student."""
 
     def __init__(self, student: VlapStudent, mode: AnswerMode, rule: PromptRule) -> None:
-        self.student, self.mode, self.rule = student, mode, rule
+        self.student, self.mode, self.prompt_rule = student, mode, rule
+
+    @property
+    def rule(self) -> str:
+        """See `Selector`; the ablations look at no frame before they keep it."""
+        config = self.student.config
+        if config.prompter in ("visual", "question"):
+            return "prompter"
+        return "random" if config.prompter == "random_segment" and config.eval_noise else "midpoint"
+
+    def problem(self, question: Question) -> str:
+        """None; see `Selector`."""
+        return ""
 
     def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
         """See `Selector`; the number of frames is the one that the student was trained for."""
@@ -51,7 +62,7 @@ class VlapPrompter:
 
     def _text(self, questions: Sequence[Question]) -> TextBatch:
         backbone = self.student.backbone
-        return backbone.read_text([prompt(item, self.mode, self.rule) for item in questions])
+        return backbone.read_text([prompt(item, self.mode, self.prompt_rule) for item in questions])
 
 
 class VlapAnswerer:
@@ -61,6 +72,10 @@ class VlapAnswerer:
         self, backbone: InstructBlip, config: VlapConfig, mode: AnswerMode, rule: PromptRule
     ) -> None:
         self.backbone, self.config, self.mode, self.rule = backbone, config, mode, rule
+
+    def problem(self, question: Question) -> str:
+        """See `Answerer`; the rank mode has no such limit."""
+        return letter_problem(question) if self.mode == "letter" else ""
 
     @torch.no_grad()
     def answer(self, features: Tensor, questions: Sequence[Question]) -> Answers:
@@ -112,11 +127,6 @@ def load_backbone(
     return InstructBlip.load(folder, device, precision).to(device)
 
 
-def backbone_fingerprint(folder: BackboneFolder) -> str:
-    """Fingerprint of everything of a backbone that VLAP uses."""
-    return folder.content_fingerprint(BACKBONE_PREFIXES)
-
-
 def load_vlap(
     weights: Artifact,
     device: torch.device,
@@ -124,6 +134,7 @@ def load_vlap(
     backbone: str | None = None,
     answer: AnswerMode | None = None,
     overrides: dict[str, Any] | None = None,
+    benchmark: str | None = None,
 ) -> System:
     """The system of a VLAP weights artifact: student, K-frame start or teacher.
 
@@ -133,6 +144,8 @@ def load_vlap(
         backbone: Folder of the backbone, if it is not where it was.
         answer: Answer mode, if it is not the one that the weights were trained in.
         overrides: Options of `VlapConfig` that evaluation may change (`eval_noise`, ...).
+        benchmark: Whose questions are asked, in the form that its published preparation gives
+            them; none: the one that the weights were trained on.
     """
     made = weights.config
     config = VlapConfig.build(made["model"] | (overrides or {}), weights.id)
@@ -148,12 +161,15 @@ def load_vlap(
         model = VlapTeacher(base, config)
     load_trained_state(model, read_weights(weights))
     model.to(device).eval()
-    return vlap_system(model, mode, load_manifest(made["benchmark"]).prompt)
+    return vlap_system(model, mode, load_manifest(benchmark or made["benchmark"]).prompt)
 
 
 def vlap_system(model: VlapModel, mode: AnswerMode, rule: PromptRule) -> System:
-    """A network in memory as a system: a student with its prompter, a teacher on all frames or
-    the middle ones of its segments."""
+    """A network in memory as a system: a student with its prompter, a teacher on all frames.
+
+    A K-frame start looks at the middle frames of the segments of its T frames, even where other
+    K frames are stored: those segments are what it was trained and tuned on.
+    """
     config, backbone = model.config, model.backbone
     selector: Selector
     if isinstance(model, VlapStudent):

@@ -13,7 +13,7 @@ from stages.artifacts import atomic
 from stages.artifacts.locks import locked
 from stages.artifacts.result import StageResult, finished_result
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
-from stages.artifacts.weights import WEIGHTS_FILE, write_weights
+from stages.artifacts.weights import write_weights
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import backbone_host
 from stages.models.vlap import VlapStudent, VlapTeacher, parameter_counts, trained_state
@@ -106,8 +106,6 @@ def _train(draft: Draft, build: Callable[[Path], Fit], setup: VlapSetup) -> Arti
     assert isinstance(fit.model, VlapTeacher | VlapStudent)
     tensors = trained_state(fit.model)
     write_weights(draft, tensors)
-    for name in (STATE_FILE, BEST_FILE):
-        (draft.path / name).unlink(missing_ok=True)
     facts = {
         "best_epoch": result.best_epoch,
         "tune_accuracy": result.best_accuracy,
@@ -117,8 +115,8 @@ def _train(draft: Draft, build: Callable[[Path], Fit], setup: VlapSetup) -> Arti
     questions = len(fit.data)
     return draft.finish(
         {"total": questions, "done": questions, "failed": 0},
-        rows={WEIGHTS_FILE: len(tensors)},
         logs=frozenset({METRICS_FILE}),
+        left_out=frozenset({STATE_FILE, BEST_FILE}),
         extra={"training": facts},
         host=backbone_host(setup.inputs.backbone) | {"processes": setup.accelerator.num_processes},
     )

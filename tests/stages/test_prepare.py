@@ -176,3 +176,26 @@ def test_generated_videos_are_the_same_again_and_with_force(
     other = prepare_shapes(workspace, "test", ONE_WORKER, num_videos=3, seed=5)
     assert other.artifact is not None
     assert other.artifact.id != generated.id
+
+
+@pytest.mark.parametrize("kind", ["missing", "undecodable"])
+def test_strict_stops_at_the_first_video_that_cannot_be_used(
+    kind: str, videos: Path, tmp_path: Path
+) -> None:
+    if kind == "undecodable":
+        (videos / "bad.mp4").write_bytes(b"this is no video")
+    annotations = write(tmp_path / "q.jsonl", [line(0, "a.mp4"), line(1, "bad.mp4")])
+
+    with pytest.raises(DataError, match=rf"bad\.mp4: {kind}"):
+        run(tmp_path / "w", annotations, videos, strict=True)
+
+    assert Workspace(tmp_path / "w").finished("questions") == []
+
+
+def test_the_hint_names_the_folder_that_does_hold_the_videos(videos: Path, tmp_path: Path) -> None:
+    annotations = write(tmp_path / "q.jsonl", [line(0, "a.mp4")])
+
+    with pytest.raises(MissingInput) as caught:
+        run(tmp_path / "w", annotations, tmp_path)
+
+    assert f"--videos {videos}" in caught.value.hint

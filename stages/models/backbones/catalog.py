@@ -7,10 +7,16 @@ Nothing is ever downloaded: published weights are looked for where `huggingface_
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.core.errors import DataError, MissingInput, UsageError
 from stages.models.embedded import EMBEDDED, embedded_folder
+
+if TYPE_CHECKING:  # torch, which finding a folder does not need
+    from stages.models.backbones.folder import BackboneFolder
 
 PUBLISHED = {
     "blip2-flan-t5-xl": "Salesforce/blip2-flan-t5-xl",
@@ -19,6 +25,9 @@ PUBLISHED = {
 """Names of published backbones and their ids on the hub."""
 
 PUBLISHED_IMAGE_SIZE = 224
+
+LANGUAGE_MODEL_PREFIXES = ["vision_model.", "qformer.", "query_tokens", "language_"]
+"""Tensors of everything that a question passes through, vision tower to language model."""
 
 
 def backbone_path(name: str) -> Path:
@@ -56,13 +65,29 @@ def image_size(name: str) -> int:
 
 
 def backbone_label(name: str) -> str:
-    """A short name for labels of artifacts."""
-    return Path(name).name if name not in EMBEDDED and name not in PUBLISHED else name
+    """A short name for labels of artifacts: a folder's own name in the characters of a label.
+
+    Links are not followed, so that a folder keeps the name that its user gave it.
+    """
+    if is_named(name):
+        return name
+    last = Path(os.path.abspath(name)).name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "backbone"
+
+
+def is_named(name: str) -> bool:
+    """Whether `name` is one of the catalogue, not a folder's."""
+    return name in EMBEDDED or name in PUBLISHED
+
+
+def backbone_fingerprint(folder: BackboneFolder) -> str:
+    """Fingerprint of vision tower, Q-Former, projection and language model together."""
+    return folder.content_fingerprint(LANGUAGE_MODEL_PREFIXES)
 
 
 def backbone_host(name: str) -> dict[str, str]:
     """Where a backbone without a catalogue name lies on this machine, for manifests' host part."""
-    if name in EMBEDDED or name in PUBLISHED:
+    if is_named(name):
         return {}
     return {"backbone_folder": str(Path(name).absolute())}
 
