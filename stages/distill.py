@@ -16,12 +16,12 @@ from stages.artifacts.lookup import weights_of
 from stages.artifacts.result import StageResult
 from stages.artifacts.store import Artifact, Request, Workspace
 from stages.artifacts.weights import read_weights
-from stages.core.errors import MissingInput, UsageError
+from stages.core.errors import UsageError
 from stages.core.runtime import Runtime
 from stages.models.vlap import VlapStudent, load_trained_state
 from stages.systems.tuning import TuneAccuracy
 from stages.training.loop import Fit
-from stages.training.vlap import VlapData
+from stages.training.vlap import VlapData, VlapStageConfig
 from stages.training.vlap_run import reuse_weights, run_training
 from stages.training.vlap_setup import (
     VlapInputs,
@@ -29,6 +29,8 @@ from stages.training.vlap_setup import (
     count_of,
     events_folder,
     stage_config,
+    stored_frames,
+    training_plan,
 )
 
 INITS = ("start", "teacher", "base")
@@ -50,50 +52,95 @@ class Origin:
 
 def find_origin(
     workspace: Workspace,
-    benchmark: str,
+    inputs: VlapInputs,
     values: dict[str, Any],
     teacher: str | None = None,
     start: str | None = None,
 ) -> Origin:
     """Choose teacher and start; takes `init` out of `values`.
 
-    Without `init` the student starts from a start of its own K if there is one, else from the
-    teacher (specs/vlap.md 3.4).
+    Without `init` the student starts from a start of its own K and T if there is one, else from
+    the teacher (specs/vlap.md 3.4). Both are of the features' backbone. A teacher of the same T is
+    preferred; its weights do not depend on T, so another one will do.
+
+    Args:
+        workspace: Where to look.
+        inputs: Features that are learnt from.
+        values: Settings.
+        teacher: Teacher weights that the user named.
+        start: Weights to start from that the user named.
+
+    Raises:
+        UsageError: Several fit, or `init` and `start` contradict each other.
+        MissingInput: No teacher, or no start where one is asked for.
     """
     init = values.pop("init", None)
     if init is not None and init not in INITS:
         raise UsageError(f"--init {init!r}", f"one of {', '.join(INITS)}")
-    needs_teacher = values.get("model", {}).get("teacher", "frozen") != "none"
-    chosen_teacher = (
-        weights_of(workspace, benchmark, ["teacher"], reference=teacher, option="--teacher")
-        if needs_teacher or init == "teacher"
-        else None
-    )
-    if start is not None:
-        return Origin(chosen_teacher, weights_of(workspace, benchmark, ROLES, reference=start))
-    keep = count_of(values, "keep")
-    starts = [
-        item
-        for item in workspace.finished("weights")
-        if item.config["benchmark"] == benchmark
-        and item.config["role"] == "start"
-        and item.config["model"]["keep"] == keep
-    ]
-    if init == "base":
-        return Origin(chosen_teacher, None)
-    if init == "teacher" or (init is None and not starts):
-        return Origin(chosen_teacher, chosen_teacher)
-    if not starts:
-        raise MissingInput(
-            f"no {keep}-frame start for {benchmark} in {workspace.root}",
-            f"vqa train-teacher --benchmark {benchmark} --keep {keep}",
-        )
-    if len({item.fingerprint for item in starts}) > 1:
+    if init == "base" and start is not None:
         raise UsageError(
-            f"several starts fit: {', '.join(item.id for item in starts)}",
-            "say which with --weights ID",
+            "--init base starts from the backbone, --weights from other weights", "leave one out"
         )
-    return Origin(chosen_teacher, starts[-1])
+    needs_teacher = values.get("model", {}).get("teacher", "frozen") != "none"
+    search = _Search(workspace, inputs, values)
+    found = search.teacher(teacher) if needs_teacher or init == "teacher" else None
+    if start is not None:
+        roles = ROLES if init is None else (init,)
+        benchmark = inputs.train_questions.config["benchmark"]
+        return Origin(found, weights_of(workspace, benchmark, roles, reference=start))
+    if init == "base":
+        return Origin(found, None)
+    if init == "teacher" or (init is None and not search.has_start()):
+        return Origin(found, found)
+    return Origin(found, search.start())
+
+
+class _Search:
+    """Weights in the workspace that suit a student of these inputs and settings."""
+
+    def __init__(self, workspace: Workspace, inputs: VlapInputs, values: dict[str, Any]) -> None:
+        self.workspace = workspace
+        self.benchmark = str(inputs.train_questions.config["benchmark"])
+        self.backbone = str(inputs.train_features.config["backbone"])
+        self.frames = count_of(values, "frames") or stored_frames(inputs.train_features)
+        self.keep = count_of(values, "keep")
+
+    def teacher(self, reference: str | None) -> Artifact:
+        """The teacher, of this T if there is one."""
+        same = any(self._suits(item, "teacher") for item in self.workspace.finished("weights"))
+        return weights_of(
+            self.workspace,
+            self.benchmark,
+            ["teacher"],
+            backbone=self.backbone,
+            frames=self.frames if same else None,
+            reference=reference,
+            option="--teacher",
+        )
+
+    def has_start(self) -> bool:
+        """Whether there is a start of this K and T."""
+        finished = self.workspace.finished("weights")
+        return any(
+            self._suits(item, "start") and item.config["model"]["keep"] == self.keep
+            for item in finished
+        )
+
+    def start(self) -> Artifact:
+        """The start of this K and T."""
+        return weights_of(
+            self.workspace,
+            self.benchmark,
+            ["start"],
+            backbone=self.backbone,
+            frames=self.frames,
+            keep=self.keep,
+        )
+
+    def _suits(self, item: Artifact, role: str) -> bool:
+        made = item.config
+        given = (made["benchmark"], made["backbone"], made["role"], made["model"]["frames"])
+        return given == (self.benchmark, self.backbone, role, self.frames)
 
 
 ROLES = ("start", "teacher", "student")
@@ -120,14 +167,10 @@ def distill(
         start: Weights that the student starts from; None starts from the backbone.
         tensorboard: Write event files below the workspace's `.logs`; an extra.
     """
-    config = stage_config(values, "student", inputs, "distill")
-    model = config.model
-    label = f"{config.benchmark}-vlap-student-{model.prompter}-{model.frames}to{model.keep}"
-    given = inputs.as_inputs(teacher=teacher, start=start)
-    request = Request("weights", runtime.name or label, config.as_json(), given)
+    config, request = _request(inputs, values, runtime, Origin(teacher, start))
     following = [f"vqa eval --benchmark {config.benchmark} --system vlap"]
     notes = [
-        f"features: {inputs.train_features.id}",
+        *inputs.notes(),
         f"teacher: {teacher.id if teacher else 'none'}",
         f"starts from: {start.id if start else 'the backbone'}",
     ]
@@ -153,6 +196,28 @@ def distill(
         return setup.fit(student, data, directory, evaluate)
 
     return run_training(workspace, request, runtime, setup, build, following, notes)
+
+
+def plan(
+    workspace: Workspace,
+    inputs: VlapInputs,
+    values: dict[str, Any],
+    runtime: Runtime,
+    origin: Origin,
+) -> dict[str, Any]:
+    """What `distill` would read and do; writes nothing."""
+    config, request = _request(inputs, values, runtime, origin)
+    return training_plan(workspace, request, config, inputs)
+
+
+def _request(
+    inputs: VlapInputs, values: dict[str, Any], runtime: Runtime, origin: Origin
+) -> tuple[VlapStageConfig, Request]:
+    config = stage_config(values, "student", inputs, "distill")
+    model = config.model
+    label = f"{config.benchmark}-vlap-student-{model.prompter}-{model.frames}to{model.keep}"
+    given = inputs.as_inputs(teacher=origin.teacher, start=origin.start)
+    return config, Request("weights", runtime.name or label, config.as_json(), given)
 
 
 def _student(setup: VlapSetup, teacher: Artifact | None, start: Artifact | None) -> VlapStudent:

@@ -111,6 +111,7 @@ def find_inputs(
     benchmark: str,
     split: str | None,
     *,
+    system: str = "vlap",
     role: str | None = None,
     weights: str | None = None,
     features: Sequence[str] = (),
@@ -123,6 +124,7 @@ def find_inputs(
         workspace: Where to look.
         benchmark: Name of the benchmark.
         split: Its split; none: the one that the literature prints.
+        system: Name of the system.
         role: Role of the weights; none: the first of student, start, teacher that there is.
         weights: Weights that the user named; they may be another benchmark's.
         features: Features that the user named.
@@ -138,7 +140,9 @@ def find_inputs(
     made_by = [item.config["backbone"] for item in named if item.kind == "features"]
     label = backbone_label(backbone) if backbone else next(iter(made_by), None)
     roles = [role] if role else ["student", "start", "teacher"]
-    chosen = weights_of(workspace, benchmark, roles, backbone=label, reference=weights)
+    chosen = weights_of(
+        workspace, benchmark, roles, system=system, backbone=label, reference=weights
+    )
     made = chosen.config
     label = label or made["backbone"]
     if questions is not None:
@@ -351,11 +355,14 @@ class _Run:
         """Answer and commit every claimed shard."""
         count = 0
         for claim in claims:
-            records = self._shard(ranges[claim.shard])
-            data = encode_predictions(records, _open_ended(self.data.questions))
-            failed = sum(record["status"] == "failed" for record in records)
-            counts = {"done": len(records) - failed, "failed": failed}
-            sharded.commit(claim, data, {"records": records, "counts": counts})
+            try:
+                records = self._shard(ranges[claim.shard])
+                data = encode_predictions(records, _open_ended(self.data.questions))
+                failed = sum(record["status"] == "failed" for record in records)
+                counts = {"done": len(records) - failed, "failed": failed}
+                sharded.commit(claim, data, {"records": records, "counts": counts})
+            finally:
+                claim.lock.release()
             count += 1
         return count
 
@@ -503,9 +510,7 @@ def _scored_row(question: Question, record: dict[str, Any]) -> ScoredRow:
     )
 
 
-def _result(
-    artifact: Artifact, reused: bool, started: float, notes: Sequence[str]
-) -> StageResult:
+def _result(artifact: Artifact, reused: bool, started: float, notes: Sequence[str]) -> StageResult:
     metrics, counted = artifact.manifest["metrics"], artifact.manifest["tally"]
     config = artifact.config
     details = {

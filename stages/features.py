@@ -37,7 +37,7 @@ from stages.artifacts.shard_stream import stream_shards
 from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_shards
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.core.config import Config
-from stages.core.device import resolve_device
+from stages.core.device import resolve_device, torch_version
 from stages.core.errors import DataError, MachineError, UsageError
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import (
@@ -225,7 +225,7 @@ def features_config(
         wrap_crops=choices.wrap_crops,
         compute=ComputeShape(
             device=kind,
-            torch=".".join(torch.__version__.split(".")[:2]),
+            torch=torch_version(),
             precision=choices.precision or ("float32" if kind == "cpu" else "float16"),
             frames_per_forward=choices.frames_per_forward,
         ),

@@ -15,6 +15,7 @@ from stages.core.runtime import Runtime
 from stages.models.vlap import VlapTeacher
 from stages.systems.tuning import TuneAccuracy
 from stages.training.loop import Fit
+from stages.training.vlap import VlapStageConfig
 from stages.training.vlap_run import reuse_weights, run_training
 from stages.training.vlap_setup import (
     VlapInputs,
@@ -22,6 +23,8 @@ from stages.training.vlap_setup import (
     count_of,
     events_folder,
     stage_config,
+    stored_frames,
+    training_plan,
 )
 
 
@@ -43,14 +46,9 @@ def train_teacher(
         runtime: How to run.
         tensorboard: Write event files below the workspace's `.logs`; an extra.
     """
-    stored = max(inputs.train_features.config["sampling"]["frames"])
-    frames = count_of(values, "frames") or stored
-    role = "teacher" if values.get("keep") in (None, frames) else "start"
-    config = stage_config(values, role, inputs, "train-teacher")
-    label = runtime.name or f"{config.benchmark}-vlap-{role}-{config.model.keep}f"
-    request = Request("weights", label, config.as_json(), inputs.as_inputs())
+    config, request = _request(inputs, values, runtime)
     following = [f"vqa distill --benchmark {config.benchmark} --keep 4"]
-    notes = [f"features: {inputs.train_features.id}"]
+    notes = inputs.notes()
     reused = reuse_weights(workspace, request, runtime, following, notes)
     if reused is not None:
         return reused
@@ -70,3 +68,21 @@ def train_teacher(
         return setup.fit(model, setup.train_data(), directory, evaluate)
 
     return run_training(workspace, request, runtime, setup, build, following, notes)
+
+
+def plan(
+    workspace: Workspace, inputs: VlapInputs, values: dict[str, Any], runtime: Runtime
+) -> dict[str, Any]:
+    """What `train_teacher` would read and do; writes nothing."""
+    config, request = _request(inputs, values, runtime)
+    return training_plan(workspace, request, config, inputs)
+
+
+def _request(
+    inputs: VlapInputs, values: dict[str, Any], runtime: Runtime
+) -> tuple[VlapStageConfig, Request]:
+    frames = count_of(values, "frames") or stored_frames(inputs.train_features)
+    role = "teacher" if values.get("keep") in (None, frames) else "start"
+    config = stage_config(values, role, inputs, "train-teacher")
+    label = runtime.name or f"{config.benchmark}-vlap-{role}-{config.model.keep}f"
+    return config, Request("weights", label, config.as_json(), inputs.as_inputs())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 from typing import Any
@@ -223,6 +224,23 @@ class Console:
         rows = [[label, *(_amount(name, plan[name]) for name in names)] for label, plan in plans]
         self.table("", ["plan", *names], rows)
 
+    def plan(self, command: str, plan: dict[str, Any]) -> None:
+        """What the `--dry-run` of training and evaluation found out; one line a fact."""
+        self.end_progress()
+        if self.as_json:
+            self.json({"command": command, "dry_run": True, "plan": plan})
+            return
+        for name, value in plan.items():
+            self.data.print(f"{_words(name)}: {_fact(name, value)}", markup=False, soft_wrap=True)
+
+    def steps(self, title: str, steps: list[dict[str, Any]]) -> None:
+        """The plan of a recipe: each command line, and under it what it would cost."""
+        self.note(title)
+        for step in steps:
+            self.data.print("vqa " + shlex.join(step["command"]), markup=False, soft_wrap=True)
+            for line in _plan_lines(step):
+                self.data.print(f"  {line}", markup=False, soft_wrap=True)
+
     def error(self, error: VqaError) -> None:
         """One error, as JSON on stdout or as two lines on stderr."""
         self.end_progress()
@@ -275,12 +293,37 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
+def _fact(name: str, value: Any) -> str:
+    """One value of a plan for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value)
+    return value if isinstance(value, str) else _amount(name, value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _plan_lines(step: dict[str, Any]) -> list[str]:
+    """What is known of one step of a recipe before it runs."""
+    if step["plan"] is None:
+        return [step["note"]] if step["note"] else []
+    plans = step["plan"].get("plans") or {"": step["plan"]["plan"]}
+    lines = []
+    for label, plan in plans.items():
+        facts = [f"{_words(name)} {_fact(name, value)}" for name, value in plan.items()]
+        lines.append(f"{label}: {', '.join(facts)}" if label else ", ".join(facts))
+    return lines
+
+
 def _amount(name: str, value: float | None) -> str:
     """A number of a plan for people."""
     if value is None:
         return "-"
     if name in ("bytes", "free"):
-        return f"{value / 1e9:,.2f} GB"
+        return f"{value / 1e9:,.2f} GB" if value >= 1e8 else f"{value / 1e6:,.1f} MB"
     return f"{value:,.0f}"
 
 

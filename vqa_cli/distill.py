@@ -10,11 +10,14 @@ from stages.core.errors import UsageError
 from vqa_cli.console import Console
 from vqa_cli.options import (
     DEFAULT_WORKSPACE,
+    INITS,
+    PROMPTERS,
     AnswerOption,
     BackboneOption,
     BenchmarkOption,
     DebugOption,
     DeviceOption,
+    DryRunOption,
     FeaturesOption,
     ForceOption,
     JsonOption,
@@ -24,38 +27,58 @@ from vqa_cli.options import (
     RecipeOption,
     SeedOption,
     SetOption,
+    SplitQuestionsOption,
     TensorboardOption,
+    TrainSplitOption,
     WorkspaceOption,
+    one_of,
     open_workspace,
     runtime,
 )
 from vqa_cli.settings import settings
 
+KeepOption = Annotated[
+    int | None, typer.Option("--keep", min=1, help="Frames that the student looks at.")
+]
+PrompterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompter",
+        help="visual (the paper's) or question (our extension).",
+        callback=one_of("--prompter", PROMPTERS),
+    ),
+]
+InitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        help="start, teacher or base [a start if there is one].",
+        callback=one_of("--init", INITS),
+    ),
+]
+TeacherOption = Annotated[
+    str | None, typer.Option("--teacher", metavar="ID", help="Which teacher weights.")
+]
+StartOption = Annotated[
+    str | None, typer.Option("--weights", metavar="ID", help="Which weights to start from.")
+]
+SeenOption = Annotated[
+    int | None, typer.Option("--frames", min=1, help="Frames seen [all that are stored].")
+]
+
 
 def distill(
     benchmark: BenchmarkOption,
-    keep: Annotated[
-        int | None, typer.Option("--keep", min=1, help="Frames that the student looks at.")
-    ] = None,
-    prompter: Annotated[
-        str | None,
-        typer.Option("--prompter", help="visual (the paper's) or question (our extension)."),
-    ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option("--init", help="start, teacher or base [a start if there is one]."),
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", metavar="ID", help="Which teacher weights.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", metavar="ID", help="Which weights to start from.")
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option("--frames", min=1, help="Frames seen [all that are stored].")
-    ] = None,
+    keep: KeepOption = None,
+    prompter: PrompterOption = None,
+    init: InitOption = None,
+    teacher: TeacherOption = None,
+    weights: StartOption = None,
+    frames: SeenOption = None,
     backbone: BackboneOption = None,
     features: FeaturesOption = None,
+    questions: SplitQuestionsOption = None,
+    split: TrainSplitOption = None,
     answer: AnswerOption = None,
     preset: PresetOption = None,
     recipe: RecipeOption = None,
@@ -66,6 +89,7 @@ def distill(
     device: DeviceOption = "auto",
     force: ForceOption = False,
     tensorboard: TensorboardOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -89,9 +113,20 @@ def distill(
     if "keep" not in values:
         raise UsageError("distill needs --keep K, the number of frames the student looks at")
     root = open_workspace(workspace)
-    inputs = find_inputs(root, benchmark, backbone, count_of(values, "frames"), features or [])
-    origin = stage.find_origin(root, benchmark, values, teacher, weights)
+    inputs = find_inputs(
+        root,
+        benchmark,
+        backbone,
+        count_of(values, "frames"),
+        features or [],
+        questions=questions or [],
+        split=split,
+    )
+    origin = stage.find_origin(root, inputs, values, teacher, weights)
     how = runtime(console, device=device, force=force, name=name)
+    if dry_run:
+        console.plan("distill", stage.plan(root, inputs, values, how, origin))
+        return 0
     result = stage.distill(
         root,
         inputs,

@@ -10,17 +10,22 @@ import typer
 from stages.core.errors import UsageError
 from vqa_cli.console import Console, failures_exit_code
 from vqa_cli.options import (
+    BLIND,
     DEFAULT_WORKSPACE,
+    RANK_NORMS,
+    ROLES,
     AnswerOption,
     BackboneOption,
     BenchmarkOption,
     DebugOption,
     DeviceOption,
+    DryRunOption,
     FeaturesOption,
     ForceOption,
     JsonOption,
     MaxFailuresOption,
     NameOption,
+    QuestionsOption,
     QuietOption,
     RecipeOption,
     SeedOption,
@@ -29,6 +34,7 @@ from vqa_cli.options import (
     SplitOption,
     StrictOption,
     WorkspaceOption,
+    one_of,
     open_workspace,
     runtime,
 )
@@ -37,35 +43,71 @@ from vqa_cli.settings import settings
 SYSTEMS = ("vlap",)
 
 
+SystemOption = Annotated[
+    str,
+    typer.Option("--system", help="Which system answers.", callback=one_of("--system", SYSTEMS)),
+]
+SelectOption = Annotated[
+    str | None,
+    typer.Option("--select", help="uniform, random, oracle or all [the system's own]."),
+]
+KeepOption = Annotated[
+    int | None, typer.Option("--keep", min=1, help="Frames kept, with --select.")
+]
+RoleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--role",
+        help="student, start or teacher [the first there is].",
+        callback=one_of("--role", ROLES),
+    ),
+]
+WeightsOption = Annotated[
+    str | None, typer.Option("--weights", metavar="ID", help="Which weights.")
+]
+BlindOption = Annotated[
+    str | None,
+    typer.Option(
+        "--blind",
+        help="gaussian: noise in place of the video.",
+        callback=one_of("--blind", BLIND),
+    ),
+]
+RankNormOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rank-norm",
+        help="sum or mean of an option's token log-probabilities, for rank answers.",
+        callback=one_of("--rank-norm", RANK_NORMS),
+    ),
+]
+ExportOption = Annotated[
+    str | None,
+    typer.Option(
+        "--export",
+        help="official: write the benchmark's own prediction file.",
+        callback=one_of("--export", ("official",)),
+    ),
+]
+ExportToOption = Annotated[
+    Path | None, typer.Option("--export-to", help="That file [./LABEL-official.json].")
+]
+
+
 def evaluate(
     benchmark: BenchmarkOption,
-    system: Annotated[str, typer.Option("--system", help="Which system answers.")] = "vlap",
-    select: Annotated[
-        str | None,
-        typer.Option("--select", help="uniform, random, oracle or all [the system's own]."),
-    ] = None,
-    keep: Annotated[
-        int | None, typer.Option("--keep", min=1, help="Frames kept, with --select.")
-    ] = None,
-    role: Annotated[
-        str | None,
-        typer.Option("--role", help="student, start or teacher [the first there is]."),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", metavar="ID", help="Which weights.")
-    ] = None,
-    blind: Annotated[
-        str | None, typer.Option("--blind", help="gaussian: noise in place of the video.")
-    ] = None,
-    export: Annotated[
-        str | None,
-        typer.Option("--export", help="official: write the benchmark's own prediction file."),
-    ] = None,
-    export_to: Annotated[
-        Path | None, typer.Option("--export-to", help="That file [./LABEL-official.json].")
-    ] = None,
+    system: SystemOption = "vlap",
+    select: SelectOption = None,
+    keep: KeepOption = None,
+    role: RoleOption = None,
+    weights: WeightsOption = None,
+    blind: BlindOption = None,
+    rank_norm: RankNormOption = None,
+    export: ExportOption = None,
+    export_to: ExportToOption = None,
     answer: AnswerOption = None,
     split: SplitOption = None,
+    questions: QuestionsOption = None,
     backbone: BackboneOption = None,
     features: FeaturesOption = None,
     recipe: RecipeOption = None,
@@ -78,6 +120,7 @@ def evaluate(
     force: ForceOption = False,
     strict: StrictOption = False,
     max_failures: MaxFailuresOption = 0.05,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -86,10 +129,6 @@ def evaluate(
     from stages import evaluate as stage
     from stages.benchmarks.exports import require_official
 
-    if system not in SYSTEMS:
-        raise UsageError(f"no system called {system!r}", f"known: {', '.join(SYSTEMS)}")
-    if export not in (None, "official"):
-        raise UsageError(f"--export {export!r}", "the only one is: official")
     if export_to is not None and export is None:
         raise UsageError("--export-to needs --export official")
     if export is not None:
@@ -104,10 +143,19 @@ def evaluate(
         blind=blind,
         answer=answer,
         seed=seed,
+        **{"model.rank_norm": rank_norm},
     )
     root = open_workspace(workspace)
     inputs = stage.find_inputs(
-        root, benchmark, split, role=role, weights=weights, features=features or []
+        root,
+        benchmark,
+        split,
+        system=system,
+        role=role,
+        weights=weights,
+        features=features or [],
+        questions=questions,
+        backbone=backbone,
     )
     config = stage.evaluate_config(inputs, values, device)
     how = runtime(
@@ -119,6 +167,9 @@ def evaluate(
         max_failures=max_failures,
         name=name,
     )
+    if dry_run:
+        console.plan("eval", stage.plan(root, inputs, config, how))
+        return 0
     result = stage.evaluate(root, inputs, config, how, backbone=backbone)
     if export is not None:
         result = stage.export_official(inputs, result, export_to)

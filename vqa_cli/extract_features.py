@@ -10,6 +10,7 @@ from stages.core.errors import UsageError
 from vqa_cli.console import Console, failures_exit_code
 from vqa_cli.options import (
     DEFAULT_WORKSPACE,
+    DTYPES,
     BenchmarkOption,
     DebugOption,
     DecoderOption,
@@ -31,11 +32,28 @@ from vqa_cli.options import (
     ViewsOption,
     WorkersOption,
     WorkspaceOption,
+    one_of,
     open_workspace,
     runtime,
 )
 from vqa_cli.settings import settings
 from vqa_cli.splits import frame_counts, questions_and_views
+
+FromVideosOption = Annotated[
+    bool,
+    typer.Option("--from-videos", help="Decode and encode together; no frames are stored."),
+]
+FramesFromOption = Annotated[
+    str | None, typer.Option("--frames-from", metavar="ID", help="Which frames artifact.")
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="float16, float32, bfloat16 or int8.",
+        callback=one_of("--dtype", DTYPES),
+    ),
+]
 
 
 def extract_features(
@@ -43,18 +61,11 @@ def extract_features(
     backbone: Annotated[
         str, typer.Option("--backbone", help="Backbone, or a folder in Hugging Face layout.")
     ],
-    from_videos: Annotated[
-        bool,
-        typer.Option("--from-videos", help="Decode and encode together; no frames are stored."),
-    ] = False,
+    from_videos: FromVideosOption = False,
     frames: FramesOption = None,
     views: ViewsOption = None,
-    frames_from: Annotated[
-        str | None, typer.Option("--frames-from", metavar="ID", help="Which frames artifact.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float16, float32, bfloat16 or int8.")
-    ] = None,
+    frames_from: FramesFromOption = None,
+    dtype: DtypeOption = None,
     split: SplitOption = None,
     questions: QuestionsOption = None,
     decoder: DecoderOption = "auto",

@@ -1,4 +1,9 @@
-"""The commands of `vqa` in pipeline order, and the one place where errors become exit codes."""
+"""The commands of `vqa` in pipeline order, and the one place where errors become exit codes.
+
+0 done; 1 done, with failures above the limit; 2 usage, or an ambiguous choice of inputs; 3 config
+or data; 4 a missing input; 5 the machine; 6 verification; 70 a bug of `vqa` itself; 130
+interrupted; 141 nobody reads the output any more.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +53,8 @@ app.command("status")(status.status)
 app.add_typer(artifacts.app, name="artifacts")
 
 INTERRUPTED = 130
+INTERNAL = 70
+"""A bug of ours: never 1, which says that an artifact is complete."""
 
 
 def main() -> None:
@@ -62,8 +69,7 @@ def main() -> None:
 def run_command(arguments: list[str]) -> int:
     """Run one command line; returns its exit code.
 
-    Codes: 0 done, 1 failures above the limit, 2 usage, 3 config or data, 4 missing input,
-    5 machine, 6 verification, 130 interrupted.
+    The codes are those of this module.
     """
     debug = "--debug" in arguments
     console = Console(as_json="--json" in arguments, debug=debug)
@@ -109,6 +115,7 @@ def _unexpected(error: Exception, console: Console, debug: bool) -> int:
             f"internal error: {type(error).__name__}: {error}",
             "this is a bug; run again with --debug and report the traceback",
         )
+        explained.exit_code = INTERNAL
     console.error(explained)
     _show_traceback(debug)
     return explained.exit_code

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stages.artifacts.store import Workspace
+from stages.core.errors import UsageError
 from stages.core.runtime import Runtime, ShardSelection
 from vqa_cli.console import Console
 
 WORKSPACE = "Workspace"
 RUN = "How to run"
 OUTPUT = "Output"
+
+ANSWERS = ("letter", "rank")
+BLIND = ("gaussian",)
+DTYPES = ("float16", "float32", "bfloat16", "int8")
+INITS = ("start", "teacher", "base")
+PROMPTERS = ("visual", "question", "uniform_mid", "random_segment")
+RANK_NORMS = ("sum", "mean")
+ROLES = ("student", "start", "teacher")
+"""What options take that know a few words only. The stages' own types are heavy to import; a test
+holds the two together."""
+
+
+def one_of(option: str, known: tuple[str, ...]) -> Callable[[str | None], str | None]:
+    """A check for an option's value: one of `known`, or a usage error that lists them."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in known:
+            raise UsageError(f"{option} {value!r}", f"known: {', '.join(known)}")
+        return value
+
+    return check
+
 
 WorkspaceOption = Annotated[
     Path,
@@ -45,6 +69,18 @@ QuestionsOption = Annotated[
         "--questions", metavar="ID", help="Which prepared questions, if there are several."
     ),
 ]
+SplitQuestionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--questions",
+        metavar="ID",
+        help="Which prepared questions, if there are several; repeat for several splits.",
+    ),
+]
+TrainSplitOption = Annotated[
+    str | None,
+    typer.Option("--split", help="Split that is learnt from [the benchmark's train split]."),
+]
 FramesOption = Annotated[
     str | None, typer.Option("--frames", metavar="N[,N...]", help="Frames per clip [32].")
 ]
@@ -56,13 +92,18 @@ FeaturesOption = Annotated[
     typer.Option("--features", metavar="ID", help="Which features; repeat for several splits."),
 ]
 AnswerOption = Annotated[
-    str | None, typer.Option("--answer", help="letter or rank [the benchmark's or weights' own].")
+    str | None,
+    typer.Option(
+        "--answer",
+        help="letter or rank [the benchmark's or weights' own].",
+        callback=one_of("--answer", ANSWERS),
+    ),
 ]
 PresetOption = Annotated[
     str | None,
     typer.Option("--preset", help="paper, or reference: the published code's choices."),
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random draw.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random draw.")]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="Recipe name or TOML file with settings.")
 ]

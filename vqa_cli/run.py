@@ -1,15 +1,20 @@
-"""`vqa run RECIPE`: the commands of a recipe, one after the other."""
+"""`vqa run RECIPE`: the commands of a recipe, one after the other.
+
+A step that ends with 1 (done, with failures above the limit) does not stop the run; any other code
+does, that of a bug (70) included.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+import shlex
 from typing import Annotated, Any
 
 import typer
 
-from stages.core.errors import ConfigError
+from stages.core.errors import ConfigError, MissingInput
 from vqa_cli.console import Console
 from vqa_cli.options import (
     DEFAULT_WORKSPACE,
@@ -40,17 +45,16 @@ def run(
         )
     steps = [[*step, "--workspace", str(workspace)] for step in chosen.steps]
     if dry_run:
+        planned = [_planned(step) for step in steps]
         if as_json:
-            console.json({"recipe": chosen.name, "title": chosen.title, "steps": steps})
+            console.json({"recipe": chosen.name, "title": chosen.title, "steps": planned})
         else:
-            console.note(chosen.title)
-            for step in steps:
-                console.data.print("vqa " + " ".join(step), markup=False, soft_wrap=True)
+            console.steps(chosen.title, planned)
         return 0
     done: list[dict[str, Any]] = []
     worst = 0
     for step in steps:
-        console.note("vqa " + " ".join(step))
+        console.note("vqa " + shlex.join(step))
         code, output = _run_step(step, as_json, quiet)
         if code > 1:
             if as_json:
@@ -61,6 +65,28 @@ def run(
     if as_json:
         console.json({"recipe": chosen.name, "steps": done})
     return worst
+
+
+def _planned(step: list[str]) -> dict[str, Any]:
+    """A step with what its own `--dry-run` says, where it has one and its inputs are there."""
+    from vqa_cli.main import app
+
+    root: Any = typer.main.get_command(app)
+    command = root.commands.get(step[0])
+    options = {text for parameter in getattr(command, "params", []) for text in parameter.opts}
+    if "--dry-run" not in options:
+        return {"command": step, "plan": None, "note": ""}
+    code, output = _run_step([*step, "--dry-run"], as_json=True, quiet=True)
+    if code == 0:
+        return {"command": step, "plan": output, "note": ""}
+    if code == MissingInput.exit_code:
+        return {"command": step, "plan": None, "note": "needs the step before"}
+    error = output["error"]
+    return {
+        "command": step,
+        "plan": None,
+        "note": f"exit {error['code']}: {error['message']} ({error['hint']})",
+    }
 
 
 def _run_step(step: list[str], as_json: bool, quiet: bool) -> tuple[int, dict[str, Any]]:

@@ -15,9 +15,12 @@ def frame_counts(text: str | None) -> list[int] | None:
     if text is None:
         return None
     try:
-        return [int(part) for part in text.split(",")]
+        counts = [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"--frames {text!r} is not a number or a list like 32,4") from None
+    if min(counts) < 1:
+        raise UsageError(f"--frames {text}: at least one frame per clip", "as in --frames 32,4")
+    return counts
 
 
 def questions_and_views(

@@ -14,6 +14,7 @@ from vqa_cli.options import (
     BenchmarkOption,
     DebugOption,
     DeviceOption,
+    DryRunOption,
     FeaturesOption,
     ForceOption,
     JsonOption,
@@ -23,7 +24,9 @@ from vqa_cli.options import (
     RecipeOption,
     SeedOption,
     SetOption,
+    SplitQuestionsOption,
     TensorboardOption,
+    TrainSplitOption,
     WorkspaceOption,
     open_workspace,
     runtime,
@@ -42,6 +45,8 @@ def train_teacher(
     ] = None,
     backbone: BackboneOption = None,
     features: FeaturesOption = None,
+    questions: SplitQuestionsOption = None,
+    split: TrainSplitOption = None,
     answer: AnswerOption = None,
     preset: PresetOption = None,
     recipe: RecipeOption = None,
@@ -52,6 +57,7 @@ def train_teacher(
     device: DeviceOption = "auto",
     force: ForceOption = False,
     tensorboard: TensorboardOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -72,8 +78,19 @@ def train_teacher(
         **{"training.seed": seed},
     )
     root = open_workspace(workspace)
-    inputs = find_inputs(root, benchmark, backbone, count_of(values, "frames"), features or [])
+    inputs = find_inputs(
+        root,
+        benchmark,
+        backbone,
+        count_of(values, "frames"),
+        features or [],
+        questions=questions or [],
+        split=split,
+    )
     how = runtime(console, device=device, force=force, name=name)
+    if dry_run:
+        console.plan("train-teacher", stage.plan(root, inputs, values, how))
+        return 0
     result = stage.train_teacher(root, inputs, values, how, tensorboard=tensorboard)
     console.stage("train-teacher", [result])
     return 0

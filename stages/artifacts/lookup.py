@@ -157,7 +157,8 @@ def features_of(
         few = f" with {frames} frames per clip" if frames else ""
         wrong = ", ".join(item.id for item in of_split or named)
         raise UsageError(f"{wrong}: not features of {questions.id}{few}")
-    given = shlex.quote(folder or backbone) if folder or backbone else "BACKBONE"
+    name = folder or backbone
+    given = shlex.quote(name) if name else "BACKBONE"
     wanted = f"--backbone {given}" + (f" --frames {frames} --from-videos" if frames else "")
     described = f"features of {benchmark} {split}"
     return workspace.choose(

@@ -102,7 +102,7 @@ class QuestionFeatures:
             raise DataError(
                 f"{features.id} stores {', '.join(map(str, stored))} frames per clip, "
                 f"{self.frames} are needed",
-                f"vqa extract-features --frames {self.frames} ...",
+                f"vqa extract-features --from-videos --frames {self.frames} ...",
             )
         return larger[0]
 

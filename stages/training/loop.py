@@ -70,7 +70,7 @@ class TrainingConfig(Config):
     """Forward passes after which the next optimizer step saves the state, as every epoch's end."""
     select_best: bool = True
     """Keep the epoch with the best accuracy on the tune split; otherwise the last one."""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0)
     """Order of the questions, dropout, frame noise."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from stages.benchmarks.batches import QuestionFeatures
@@ -53,11 +53,11 @@ class VlapStageConfig(Config):
     """Temperature of the frame prompter's Gumbel-softmax."""
     training: TrainingConfig = TrainingConfig()
     """Optimisation."""
-    eval_batch_size: int = 16
+    eval_batch_size: int = Field(default=16, ge=1)
     """Questions per forward pass when the tune split is scored."""
     cache_teacher_targets: bool = False
     """Compute the frozen teacher's targets once; exact only while `ln_vision` is not trained."""
-    max_train_questions: int | None = None
+    max_train_questions: int | None = Field(default=None, ge=1)
     """Train on the first ones only; none: on all."""
 
     @model_validator(mode="after")

@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from stages.artifacts.lookup import features_of, prepared_splits, questions_of
+from stages.artifacts.lookup import features_of, prepared_splits, questions_for
 from stages.artifacts.store import Artifact, Request, Workspace
 from stages.artifacts.weights import backbone_of
-from stages.benchmarks.batches import QuestionFeatures
-from stages.benchmarks.manifest import load_manifest
+from stages.benchmarks.batches import QuestionFeatures, load_questions
+from stages.benchmarks.manifest import load_manifest, split_name
+from stages.benchmarks.prompts import AnswerMode, letter_problem
 from stages.core.device import resolve_device
-from stages.core.errors import ConfigError, MissingInput, UsageError
+from stages.core.errors import ConfigError, DataError, MissingInput, UsageError
 from stages.core.optional import require
 from stages.core.runtime import Runtime
-from stages.models.backbones.catalog import backbone_label, backbone_path
+from stages.models.backbones.catalog import (
+    backbone_fingerprint,
+    backbone_label,
+    backbone_path,
+)
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.instructblip import InstructBlip
 from stages.models.vlap import PRESETS
@@ -65,6 +70,13 @@ class VlapInputs:
         }
         return {role: item for role, item in named.items() if item is not None}
 
+    def notes(self) -> list[str]:
+        """What was chosen, for the terminal."""
+        notes = [f"questions: {self.train_questions.id}", f"features: {self.train_features.id}"]
+        if self.tune_questions is not None and self.tune_features is not None:
+            notes.append(f"tuned on: {self.tune_questions.id}, {self.tune_features.id}")
+        return notes
+
 
 def find_inputs(
     workspace: Workspace,
@@ -72,6 +84,9 @@ def find_inputs(
     backbone: str | None,
     frames: int | None,
     references: Sequence[str],
+    *,
+    questions: Sequence[str] = (),
+    split: str | None = None,
 ) -> VlapInputs:
     """Features of the splits that are learnt from and tuned on.
 
@@ -81,6 +96,9 @@ def find_inputs(
         backbone: Name or folder; none: the one that the features were made with.
         frames: Frames per clip that must be stored.
         references: Features artifacts that the user named.
+        questions: Questions artifacts that the user named.
+        split: Split that is learnt from; none: the benchmark's own train split. It is not tuned on
+            as well.
 
     Raises:
         MissingInput: No features of the train split. A missing tune split is no error.
@@ -90,24 +108,32 @@ def find_inputs(
     label = backbone_label(backbone) if backbone else None
     prepared = prepared_splits(workspace, benchmark)
 
-    def of_role(role: Literal["train", "tune"]) -> tuple[Artifact, Artifact] | None:
-        splits = [split for split in manifest.splits_for(role) if split in prepared]
-        if not splits:
+    def first_of(splits: Sequence[str]) -> tuple[Artifact, Artifact] | None:
+        ready = [name for name in splits if name in prepared]
+        if not ready:
             return None
-        questions = questions_of(workspace, benchmark, splits[0])
+        asked = questions_for(
+            workspace,
+            benchmark,
+            ready[0],
+            questions=questions,
+            features=references,
+            backbone=label,
+        )
         found = features_of(
-            workspace, questions, backbone=label, frames=frames, references=references
+            workspace, asked, backbone=label, frames=frames, references=references, folder=backbone
         )
-        return questions, found
+        return asked, found
 
-    train = of_role("train")
+    learnt = [split_name(manifest, split)] if split else list(manifest.splits_for("train"))
+    train = first_of(learnt)
     if train is None:
-        split = (*manifest.splits_for("train"), "train")[0]
+        name = (*learnt, "train")[0]
         raise MissingInput(
-            f"no prepared train split of {benchmark} in workspace {workspace.root}",
-            f"vqa prepare --benchmark {benchmark} --split {split} ...",
+            f"no prepared {name} split of {benchmark} in workspace {workspace.root}",
+            f"vqa prepare --benchmark {benchmark} --split {name} ...",
         )
-    tune = of_role("tune")
+    tune = first_of([name for name in manifest.splits_for("tune") if name not in learnt])
     return VlapInputs(
         *train,
         tune[0] if tune else None,
@@ -164,8 +190,8 @@ def stage_config(
     values = with_preset(values)
     benchmark = inputs.train_questions.config["benchmark"]
     folder = BackboneFolder(backbone_path(inputs.backbone))
-    stored = max(inputs.train_features.config["sampling"]["frames"])
-    frames, keep = count_of(values, "frames") or stored, count_of(values, "keep")
+    frames = count_of(values, "frames") or stored_frames(inputs.train_features)
+    keep = count_of(values, "keep")
     keep = keep or frames
     values = {name: value for name, value in values.items() if name not in ("frames", "keep")}
     values["model"] = {"frames": frames, "keep": keep, **values["model"]}
@@ -180,13 +206,53 @@ def stage_config(
             "role": role,
             "benchmark": benchmark,
             "backbone": backbone_label(inputs.backbone),
-            "backbone_weights": folder.content_fingerprint(
-                ["vision_model.", "qformer.", "query_tokens", "language_"]
-            ),
+            "backbone_weights": backbone_fingerprint(folder),
             "tokens": inputs.train_features.manifest["tokens"],
         },
         command,
     )
+
+
+def stored_frames(features: Artifact) -> int:
+    """T where none is asked for: the largest stored number of frames per clip."""
+    return max(features.config["sampling"]["frames"])
+
+
+def check_answerable(questions: Artifact, mode: AnswerMode) -> None:
+    """Refuse, before training starts, labelled questions that have no target in `mode`.
+
+    Raises:
+        DataError: More options than letters; names the first such question.
+        UsageError: An open-ended question in letter mode.
+    """
+    for question in load_questions(questions) if mode == "letter" else []:
+        problem = letter_problem(question) if question.labelled else ""
+        if problem and question.open_ended:
+            raise UsageError(f"{question.question_id}: {problem}", "use --answer rank")
+        if problem:
+            raise DataError(f"{questions.id}: {question.question_id}: {problem}", "--answer rank")
+
+
+def training_plan(
+    workspace: Workspace, request: Request, config: VlapStageConfig, inputs: VlapInputs
+) -> dict[str, Any]:
+    """What a run of training would read and do; writes nothing and loads no model."""
+    existing = workspace.existing(request)
+    data = QuestionFeatures(inputs.train_questions, inputs.train_features, config.model.frames)
+    count = len(data.usable(labelled=True)[: config.max_train_questions])
+    for questions in (inputs.train_questions, inputs.tune_questions):
+        if questions is not None:
+            check_answerable(questions, config.answer)
+    training = config.training
+    passes = max(1, count // training.batch_size) * training.epochs if count else 0
+    return {
+        "artifact": existing.id if existing else request.id,
+        "reused": existing is not None,
+        "inputs": [item.id for item in request.inputs.values()],
+        "questions": count,
+        "epochs": training.epochs,
+        "forward_passes": 0 if existing else passes,
+    }
 
 
 def events_folder(workspace: Workspace, request: Request, wanted: bool) -> Path | None:
@@ -217,6 +283,9 @@ class VlapSetup:
         """Load the backbone and start `accelerate`."""
         if events is not None:
             require("tensorboard", "tensorboard")
+        for questions in (inputs.train_questions, inputs.tune_questions):
+            if questions is not None:
+                check_answerable(questions, config.answer)
         if inputs.train_features.config["backbone"] != config.backbone:
             raise ConfigError(
                 f"{inputs.train_features.id} was extracted with "

@@ -40,7 +40,7 @@ class SamplingConfig(Config):
     """Frame counts N; each clip is sampled once per N. Largest first."""
     views: int = Field(default=0, ge=0)
     """Random draws per clip and N besides the midpoints, for training."""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0)
     """Seed of the random draws."""
     folder_fps: float = FRAME_FOLDER_FPS
     """Rate of frame folders, in frames per second."""

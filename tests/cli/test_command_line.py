@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 
+from stages import distill
+from stages.artifacts.features import StoredDtype
+from stages.benchmarks.prompts import AnswerMode
 from stages.core.errors import UsageError
+from stages.models.vlap import PrompterName, VlapConfig
+from stages.systems.predict import Blind
+from stages.training.vlap import VlapStageConfig
+from vqa_cli import options
 from vqa_cli.main import app, run_command
 from vqa_cli.settings import settings
 
@@ -31,6 +40,9 @@ def commands() -> Iterator[list[str]]:
 
 
 COMMANDS = [pytest.param(command, id=" ".join(command)) for command in commands()]
+NAMED_COMMAND = re.compile(r"\bvqa ((?:artifacts )?[a-z]+(?:-[a-z]+)*)((?: --?[a-z-]+)*)")
+PROSE = {"reads", "only", "itself"}
+"""Words that follow `vqa` in sentences about the tool."""
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -127,6 +139,20 @@ def test_the_readme_names_every_command() -> None:
         (["train-teacher", "-b", "shapes", "--recipe", "none"], 2, "none"),
         (["train-teacher", "-b", "shapes", "--recipe", "none.toml"], 4, "none.toml"),
         (["run", "none"], 2, "none"),
+        (["eval", "-b", "shapes", "--blind", "foo"], 2, "--blind"),
+        (["eval", "-b", "shapes", "--answer", "foo"], 2, "--answer"),
+        (["eval", "-b", "shapes", "--role", "foo"], 2, "--role"),
+        (["eval", "-b", "shapes", "--rank-norm", "foo"], 2, "--rank-norm"),
+        (["eval", "-b", "shapes", "--seed", "-1"], 2, "--seed"),
+        (["train-teacher", "-b", "shapes", "--answer", "foo"], 2, "--answer"),
+        (["distill", "-b", "shapes", "--keep", "2", "--prompter", "foo"], 2, "--prompter"),
+        (["distill", "-b", "shapes", "--keep", "2", "--init", "foo"], 2, "--init"),
+        (["extract-frames", "-b", "shapes", "--for", "tiny", "--frames", "0"], 2, "--frames"),
+        (
+            ["extract-features", "-b", "shapes", "--backbone", "tiny", "--dtype", "foo"],
+            2,
+            "--dtype",
+        ),
         (["artifacts", "show", "nothing"], 4, "nothing"),
     ],
 )
@@ -168,11 +194,27 @@ def test_a_bug_is_told_as_one(
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("stages.artifacts.inspect.workspace_status", broken)
-    assert run_command(["status", "-w", str(tmp_path), "--json"]) == 1
+    assert run_command(["status", "-w", str(tmp_path), "--json"]) == 70
     assert (
         "internal error: RuntimeError: a bug"
         in json.loads(capsys.readouterr().out)["error"]["message"]
     )
+
+
+def test_a_bug_in_a_step_stops_a_run(
+    tmp_path: Path, vqa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 1 would mean that the step's artifact is complete."""
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("stages.artifacts.inspect.workspace_status", broken)
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("[[step]]\ncommand = ['status']\n[[step]]\ncommand = ['benchmarks']\n")
+    outcome = vqa("run", recipe, "-w", tmp_path)
+    assert outcome.code == 70
+    assert "a bug" in outcome.json["error"]["message"]
 
 
 def test_an_interrupt_ends_with_130_and_how_to_go_on(
@@ -201,6 +243,88 @@ def test_an_ambiguous_input_ends_with_2_and_the_list(
     assert outcome.json["error"]["message"].count("shapes-vlap-student-") == 2
     chosen = ("--weights", again.json["artifact"]["id"])
     assert vqa("eval", "-b", "shapes", "-w", workspace, *chosen).code == 0
+
+
+def test_the_words_that_options_know_are_those_of_the_stages() -> None:
+    known = {
+        options.ANSWERS: AnswerMode,
+        options.BLIND: Blind,
+        options.DTYPES: StoredDtype,
+        options.PROMPTERS: PrompterName,
+        options.RANK_NORMS: VlapConfig.model_fields["rank_norm"].annotation,
+        options.ROLES: VlapStageConfig.model_fields["role"].annotation,
+    }
+    for words, named in known.items():
+        assert set(words) == set(get_args(named))
+    assert set(options.INITS) == set(distill.INITS)
+
+
+# --- hints ---------------------------------------------------------------------------------------
+
+
+def all_options() -> dict[str, set[str]]:
+    """Command to its options."""
+    found: dict[str, set[str]] = {}
+    for words in commands():
+        command: Any = typer.main.get_command(app)
+        for name in words:
+            command = command.commands[name]
+        found[" ".join(words)] = {text for item in command.params for text in item.opts}
+    return found
+
+
+def printed_texts() -> Iterator[tuple[str, str]]:
+    """Every string of the source that is no docstring, with where it is."""
+    for path in [*(REPOSITORY / "stages").rglob("*.py"), *(REPOSITORY / "vqa_cli").rglob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        bare = {
+            id(node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and id(node) not in bare:
+                yield f"{path.name}:{node.lineno}", str(node.value)
+
+
+def test_every_option_that_a_message_names_exists() -> None:
+    known = {"--help"}.union(*all_options().values())
+    named = {
+        (place, option)
+        for place, text in printed_texts()
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)
+    }
+    assert len(named) > 50
+    assert not {(place, option) for place, option in named if option not in known}
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("extract-frames", {"--questions"}),
+        ("extract-features", {"--questions", "--frames-from"}),
+        ("train-teacher", {"--questions", "--features"}),
+        ("distill", {"--questions", "--features", "--teacher", "--weights"}),
+        ("eval", {"--questions", "--features", "--weights"}),
+    ],
+)
+def test_a_command_can_settle_every_ambiguity_that_it_can_meet(
+    command: str, needed: set[str]
+) -> None:
+    assert needed <= all_options()[command]
+
+
+def test_every_command_that_a_message_names_exists() -> None:
+    """Also that the options in one piece with it are its own."""
+    known = all_options()
+    named = [
+        (place, *match) for place, text in printed_texts() for match in NAMED_COMMAND.findall(text)
+    ]
+    commanded = [item for item in named if item[1] not in PROSE]
+    assert len(commanded) > 20
+    for place, command, given in commanded:
+        assert command in known, (place, command)
+        assert set(given.split()) <= known[command], (place, command, given)
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:

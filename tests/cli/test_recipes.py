@@ -117,8 +117,35 @@ def test_a_dry_run_prints_the_command_lines(
 ) -> None:
     outcome = vqa("run", name, "--dry-run", "-w", tmp_path)
     expected = [[*step, "--workspace", str(tmp_path)] for step in load_recipe(name).steps]
-    assert outcome.json["steps"] == expected
+    assert [step["command"] for step in outcome.json["steps"]] == expected
+    assert {step["note"] for step in outcome.json["steps"]} <= {"", "needs the step before"}
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_gives_sizes_and_costs_where_the_inputs_are_there(
+    trained_world: Any, vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    workspace = trained_world.copy(tmp_path)
+    recipe = tmp_path / "mine.toml"
+    backbone = str(trained_world.backbone)
+    common = ["--benchmark", "shapes"]
+    lines = [
+        ["prepare", *common, "--split", "val"],
+        ["extract-features", *common, "--backbone", backbone, "--from-videos", "--frames", "4"],
+        ["distill", *common, "--keep", "2", "--set", "training.epochs=2"],
+        ["eval", *common],
+        ["eval", "--benchmark", "star"],
+    ]
+    recipe.write_text("".join(f"[[step]]\ncommand = {line}\n" for line in lines))
+    before = sorted(workspace.rglob("*"))
+    steps = vqa("run", recipe, "--dry-run", "-w", workspace).json["steps"]
+    assert sorted(workspace.rglob("*")) == before
+    assert steps[0]["plan"] is None
+    assert all(plan["bytes"] > 0 for plan in steps[1]["plan"]["plans"].values())
+    assert steps[2]["plan"]["plan"]["forward_passes"] == 2 * (24 // 8)
+    assert not steps[2]["plan"]["plan"]["reused"]
+    assert steps[3]["plan"]["plan"]["questions"] == 24
+    assert (steps[4]["plan"], steps[4]["note"]) == (None, "needs the step before")
 
 
 def test_a_recipe_of_ones_own_runs_and_stops_at_the_first_error(

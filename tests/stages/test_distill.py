@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,60 @@ def test_a_start_that_is_asked_for_and_absent_is_a_missing_input(
     outcome = distil("--keep", 4, "--init", "start")
     assert outcome.code == 4
     assert outcome.json["error"]["hint"] == "vqa train-teacher --benchmark shapes --keep 4"
+
+
+def test_a_start_and_the_backbone_cannot_both_be_asked_for(distil: Callable[..., Any]) -> None:
+    outcome = distil("--keep", 2, "--init", "base", "--weights", "shapes-vlap-start-2f")
+    assert outcome.code == 2
+    assert "--init base" in outcome.json["error"]["message"]
+
+
+def test_named_weights_have_the_role_that_is_asked_for(distil: Callable[..., Any]) -> None:
+    outcome = distil("--keep", 2, "--init", "teacher", "--weights", "shapes-vlap-start-2f")
+    assert outcome.code == 2
+    assert "teacher" in outcome.json["error"]["message"]
+
+
+def test_weights_of_another_backbone_or_t_do_not_compete(
+    trained_world: Any, vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A second teacher and start, of 4 frames and then of another backbone, are passed over."""
+    workspace = trained_world.copy(tmp_path)
+    common = ("-b", "shapes", "-w", workspace, *QUICK)
+    expected = starts_of(vqa("distill", *common, "--keep", 2))
+    backbone = Path(shutil.copytree(trained_world.backbone, tmp_path / "my other"))
+    stored = ("--from-videos", "--frames", 8, "--workers", 1, "--backbone", backbone)
+    made = vqa("extract-features", "-b", "shapes", "-w", workspace, *stored)
+    assert made.code == 0, made.json
+    assert "my-other" in made.json["artifact"]["id"]
+    for extra in (("--frames", 4), ("--backbone", backbone)):
+        for role in ((), ("--keep", 2)):
+            frames = ("--backbone", trained_world.backbone) if "--frames" in extra else ()
+            outcome = vqa("train-teacher", *common, *extra, *frames, *role)
+            assert outcome.code == 0, outcome.json
+    chosen = ("--backbone", trained_world.backbone, "--keep", 2, "--force")
+    again = starts_of(vqa("distill", *common, *chosen))
+    assert {role: again[role] for role in ("teacher", "start")} == {
+        role: expected[role] for role in ("teacher", "start")
+    }
+    other = starts_of(vqa("distill", *common, "--keep", 2, "--backbone", backbone))
+    assert other["start"] != expected["start"]
+    assert other["teacher"] != expected["teacher"]
+    evaluated = vqa("eval", "-b", "shapes", "-w", workspace, "--backbone", backbone)
+    assert evaluated.code == 0, evaluated.json
+    assert sum("my-other" in name for name in evaluated.json["inputs"]) == 1
+
+
+def test_a_dry_run_of_a_student_writes_nothing(distil: Callable[..., Any], workspace: Path) -> None:
+    before = sorted(workspace.rglob("*"))
+    plan = distil("--keep", 2, "--seed", 99, "--dry-run").json["plan"]
+    assert sorted(workspace.rglob("*")) == before
+    assert (plan["questions"], plan["epochs"], plan["forward_passes"]) == (24, 1, 2)
+    assert not plan["reused"]
+    outcome = distil("--keep", 2, "--seed", 99)
+    assert outcome.json["artifact"]["id"] == plan["artifact"]
+    assert outcome.json["training"]["forward_passes"] == plan["forward_passes"]
+    assert set(outcome.json["inputs"]) == set(plan["inputs"])
 
 
 def test_two_teachers_are_an_ambiguous_choice_with_a_list(

@@ -14,6 +14,7 @@ import pytest
 
 from stages.benchmarks.exports import nextqa_file, star_file
 from stages.benchmarks.questions import Question
+from vqa_cli.main import run_command
 
 QUICK = ("--set", "training.epochs=1", "--set", "training.batch_size=4")
 STAGE_FIELDS = {"command", "artifact", "reused", "counts", "inputs", "seconds", "next"}
@@ -50,6 +51,12 @@ def data_files(outcome: Any) -> dict[str, bytes]:
     folder = Path(outcome.json["artifact"]["path"])
     files = json.loads((folder / "manifest.json").read_text())["files"]
     return {name: (folder / name).read_bytes() for name in files}
+
+
+def input_folder(workspace: Path, outcome: Any, kind: str) -> Path:
+    """The folder of what the evaluation read."""
+    found = [workspace / kind / name for name in outcome.json["inputs"]]
+    return next(path for path in found if path.is_dir())
 
 
 def assert_same_answers(
@@ -163,11 +170,48 @@ def test_any_selector_crosses_with_the_answerer(
 
 
 def test_uniform_keeps_the_middle_frames_of_its_segments(evaluate: Callable[..., Any]) -> None:
+    """2 frames are not stored: the midpoint rule on the 8 that are."""
     every = rows_of(evaluate("--select", "all"))
-    for all_frames, kept in zip(
-        every, rows_of(evaluate("--select", "uniform", "--keep", 4)), strict=True
-    ):
-        assert kept["times"] == [all_frames["times"][index] for index in (1, 3, 5, 7)]
+    uniform = rows_of(evaluate("--select", "uniform", "--keep", 2))
+    for all_frames, kept in zip(every, uniform, strict=True):
+        assert kept["times"] == [all_frames["times"][index] for index in (2, 6)]
+        assert (all_frames["frame_rule"], kept["frame_rule"]) == ("all", "midpoint")
+
+
+def test_uniform_takes_the_stored_sampling_of_k_frames_where_there_is_one(
+    evaluate: Callable[..., Any], workspace: Path
+) -> None:
+    outcome = evaluate("--select", "uniform", "--keep", 4)
+    rows = rows_of(outcome)
+    assert {row["frame_rule"] for row in rows} == {"stored"}
+    folder = input_folder(workspace, outcome, "features")
+    index = pq.read_table(folder / "rows.parquet").to_pydict()
+    clips = pq.read_table(folder / "clips.parquet").to_pylist()
+    sampled = {
+        clip["video"]: [index["frame"][row] for row in clip["rows"]]
+        for clip in clips
+        if (clip["frames"], clip["view"]) == (4, 0)
+    }
+    asked = pq.read_table(input_folder(workspace, outcome, "questions") / "questions.parquet")
+    videos = {row["question_id"]: row["videos"][0] for row in asked.to_pylist()}
+    assert [row["frames"] for row in rows] == [sampled[videos[r["question_id"]]] for r in rows]
+    assert outcome.json["metrics"]["keyframe_recall_random"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ((), "prompter"),
+        (("--role", "start"), "midpoint"),
+        (("--role", "teacher"), "all"),
+        (("--select", "random"), "random"),
+        (("--select", "oracle"), "oracle"),
+    ],
+)
+def test_every_row_says_how_its_frames_were_chosen(
+    arguments: tuple[str, ...], rule: str, evaluate: Callable[..., Any]
+) -> None:
+    assert {row["frame_rule"] for row in rows_of(evaluate(*arguments))} == {rule}
 
 
 def test_random_frames_follow_the_seed(evaluate: Callable[..., Any]) -> None:
@@ -220,9 +264,16 @@ def test_options_that_do_not_exist_cannot_be_chosen(evaluate: Callable[..., Any]
         (("--system", "none"), 2, "none"),
         (("--split", "nowhere"), 2, "nowhere"),
         (("--weights", "nothing"), 4, "nothing"),
-        (("--role", "answerer"), 4, "answerer"),
-        (("--blind", "folded"), 3, "blind"),
-        (("--answer", "maybe"), 3, "answer"),
+        (("--role", "answerer"), 2, "answerer"),
+        (("--blind", "folded"), 2, "blind"),
+        (("--set", "blind=folded"), 3, "blind"),
+        (("--answer", "maybe"), 2, "answer"),
+        (("--set", "answer=maybe"), 3, "answer"),
+        (("--set", "seed=-1"), 3, "seed"),
+        (("--select", "all", "--keep", 2), 2, "all 8 frames, not 2"),
+        (("--device", "meta"), 2, "meta"),
+        (("--questions", "nothing"), 4, "nothing"),
+        (("--backbone", "instructblip-flan-t5-xl"), 4, "instructblip-flan-t5-xl"),
         (("--set", "keep=many"), 3, "keep"),
         (("--set", "batch_size=0"), 3, "batch_size"),
         (("--set", "nonsense=1"), 3, "nonsense"),
@@ -247,6 +298,78 @@ def test_a_wrong_request_is_named_and_leaves_nothing(
 
 
 # --- questions that fail, or have no answer ------------------------------------------------------
+
+
+def test_the_tokens_of_an_option_are_summed_or_averaged(evaluate: Callable[..., Any]) -> None:
+    summed, mean = (
+        rows_of(evaluate("--answer", "rank", "--rank-norm", how)) for how in ("sum", "mean")
+    )
+    assert summed == rows_of(evaluate("--answer", "rank"))
+    assert [row["scores"] for row in summed] != [row["scores"] for row in mean]
+
+
+# --- choosing what is read -----------------------------------------------------------------------
+
+
+def test_what_was_chosen_is_printed(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["eval", "-b", "shapes", "-w", str(workspace)]) == 0
+    printed = capsys.readouterr().err
+    for kind in ("questions: shapes-test-", "features: shapes-test-", "weights: shapes-vlap-"):
+        assert kind in printed
+
+
+def test_a_dry_run_tells_what_it_would_do_and_writes_nothing(
+    evaluate: Callable[..., Any], workspace: Path
+) -> None:
+    before = sorted(workspace.rglob("*"))
+    plan = evaluate("--dry-run", "--seed", 991, "--set", "batch_size=10").json["plan"]
+    assert sorted(workspace.rglob("*")) == before
+    assert (plan["questions"], plan["with_features"], plan["forward_passes"]) == (24, 24, 3)
+    assert not plan["reused"]
+    assert len(plan["inputs"]) == 3
+    written = evaluate("--seed", 991, "--set", "batch_size=10").json["artifact"]["id"]
+    assert written == plan["artifact"]
+    assert evaluate("--dry-run", "--seed", 991, "--set", "batch_size=10").json["plan"]["reused"]
+
+
+@pytest.fixture(scope="module")
+def several(
+    trained_world: Any, vqa: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """A workspace with a second test split, and that one's id."""
+    path = trained_world.copy(tmp_path_factory.mktemp("several"))
+    line = ("-b", "shapes", "-w", path, "--split", "test", "--workers", 1)
+    outcome = vqa("prepare", *line, "--size", 4, "--seed", 12345)
+    assert outcome.code == 0, outcome.json
+    return path, outcome.json["artifact"]["id"]
+
+
+def test_questions_without_features_do_not_make_the_choice_ambiguous(
+    several: tuple[Path, str], vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    path, _ = several
+    outcome = vqa("eval", "-b", "shapes", "-w", path)
+    assert outcome.code == 0, outcome.json
+    assert outcome.json["n_questions"] == 24
+
+
+def test_several_prepared_sets_are_settled_by_questions_or_features(
+    several: tuple[Path, str], trained_world: Any, vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    source, second = several
+    path = Path(shutil.copytree(source, tmp_path / "workspace"))
+    stored = ("--from-videos", "--frames", 8, "--workers", 1, "--backbone", trained_world.backbone)
+    made = vqa("extract-features", "-b", "shapes", "-w", path, "--questions", second, *stored)
+    assert made.code == 0, made.json
+    outcome = vqa("eval", "-b", "shapes", "-w", path)
+    assert outcome.code == 2
+    assert "--questions" in outcome.json["error"]["hint"]
+    assert second in outcome.json["error"]["message"]
+    features = made.json["artifact"]["id"]
+    for choice in (("--questions", second), ("--features", features)):
+        outcome = vqa("eval", "-b", "shapes", "-w", path, *choice)
+        assert outcome.code == 0, outcome.json
+        assert {second, features} <= set(outcome.json["inputs"])
 
 
 def write_questions(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -344,6 +467,93 @@ def test_questions_keep_their_own_number_of_options(custom: Callable[..., Any]) 
         assert all(row["prediction"] < len(row["scores"]) for row in answered)
 
 
+@pytest.fixture
+def own_custom(custom: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """Runs commands on a copy of the `custom` workspace, for tests that add to it."""
+    source = Path(custom("eval", "--max-failures", 1).json["artifact"]["path"]).parents[1]
+    workspace = shutil.copytree(source, tmp_path / "workspace")
+
+    def run(command: str, *arguments: object) -> Any:
+        return custom(command, "-w", workspace, *arguments)
+
+    return run
+
+
+def test_weights_of_another_benchmark_can_be_named_and_it_is_said(
+    own_custom: Callable[..., Any], trained_world: Any, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    weights = next((trained_world.workspace / "weights").glob("shapes-vlap-start-*"))
+    outcome = own_custom("eval", "--weights", weights)  # it sees 8 frames, 4 are stored
+    assert outcome.code == 4
+    assert "--frames 8" in outcome.json["error"]["hint"]
+    stored = ("--from-videos", "--frames", 8, "--backbone", trained_world.backbone)
+    made = own_custom("extract-features", "--split", "test", *stored, "--max-failures", 1)
+    features = made.json["artifact"]["id"]
+    line = ["eval", "-b", "custom", "-w", str(tmp_path / "workspace"), "--max-failures", "1"]
+    assert run_command([*line, "--weights", str(weights), "--features", features]) == 0
+    printed = capsys.readouterr()
+    assert "these weights were trained on shapes, not on custom" in printed.err
+    assert "5 scored" in printed.out
+
+
+@pytest.fixture
+def odd(own_custom: Callable[..., Any], videos: Path, tiny_world: Any, tmp_path: Path) -> Any:
+    """The same with three more questions to a split: plain, six options, and with a true span."""
+    rows = [question_row(number, "good0.mp4", 0) for number in range(3)]
+    rows[1]["options"] = list("abcdef")
+    rows[2]["spans"] = [[0.0, 1.0]]
+
+    def add(split: str) -> Any:
+        path = write_questions(tmp_path / f"odd-{split}.jsonl", rows)
+        given = ("--annotations", path, "--videos", videos, "--workers", 1, "--name", "odd")
+        assert own_custom("prepare", "--split", split, *given).code == 0
+        stored = ("--from-videos", "--frames", 4, "--backbone", tiny_world.backbone)
+        line = ("--questions", "odd", "--workers", 1, "--name", "odd")
+        outcome = own_custom("extract-features", "--split", split, *stored, *line)
+        assert outcome.code == 0, outcome.json
+        return own_custom
+
+    return add
+
+
+def test_a_question_with_too_many_options_to_letter_is_one_failed_row(odd: Any) -> None:
+    outcome = odd("test")("eval", "--questions", "odd", "--answer", "letter")
+    assert outcome.code == 1  # a third of the rows
+    rows = rows_of(outcome)
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    assert "6 options" in rows[1]["reason"]
+    assert "rank" in rows[1]["reason"]
+    assert rows[1]["frame_rule"] is None
+
+
+def test_a_question_without_spans_is_one_failed_row_of_the_oracle(odd: Any) -> None:
+    outcome = odd("test")("eval", "--questions", "odd", "--select", "oracle", "--keep", 2)
+    rows = rows_of(outcome)
+    assert [row["status"] for row in rows] == ["failed", "failed", "ok"]
+    assert "true spans" in rows[0]["reason"]
+
+
+def test_an_oracle_without_any_span_is_refused(custom: Callable[..., Any]) -> None:
+    outcome = custom("eval", "--select", "oracle", "--keep", 2)
+    assert outcome.code == 2
+    assert "true spans" in outcome.json["error"]["message"]
+
+
+def test_training_by_letters_refuses_a_question_with_too_many_options(
+    odd: Any, tmp_path: Path
+) -> None:
+    run = odd("train")
+    before = sorted((tmp_path / "workspace/weights").iterdir())
+    for command in (("train-teacher",), ("train-teacher", "--dry-run")):
+        outcome = run(*command, *QUICK, "--questions", "odd", "--answer", "letter")
+        assert outcome.code == 3
+        assert "q1: 6 options" in outcome.json["error"]["message"]
+    assert sorted((tmp_path / "workspace/weights").iterdir()) == before
+    plan = run("train-teacher", *QUICK, "--questions", "odd", "--answer", "rank", "--dry-run")
+    assert plan.json["plan"]["questions"] == 3
+
+
 def test_letters_of_no_option_are_chosen_only_where_nothing_forbids_it(
     custom: Callable[..., Any],
 ) -> None:
@@ -407,6 +617,8 @@ def test_letters_are_refused_where_there_are_no_options(open_ended: Callable[...
     outcome = open_ended("eval", "--answer", "letter")
     assert outcome.code == 2
     assert "no options" in outcome.json["error"]["message"]
+    ids = [path.name for path in Path(open_ended("eval").json["artifact"]["path"]).parent.iterdir()]
+    assert len(ids) == 1
 
 
 def test_the_official_file_of_msrvtt_qa_is_written_where_it_is_asked_for(

@@ -69,6 +69,25 @@ def test_force_trains_again_to_the_same_bytes(train: Callable[..., Any]) -> None
     assert path.read_bytes() == before
 
 
+def test_a_dry_run_tells_what_it_would_do_and_writes_nothing(train: Callable[..., Any]) -> None:
+    plan = train("--seed", 77, "--dry-run").json["plan"]
+    assert (plan["questions"], plan["forward_passes"], plan["reused"]) == (24, 3, False)
+    outcome = train("--seed", 77)
+    assert not outcome.json["reused"]
+    assert outcome.json["artifact"]["id"] == plan["artifact"]
+    again = train("--seed", 77, "--dry-run").json["plan"]
+    assert (again["reused"], again["forward_passes"]) == (True, 0)
+
+
+def test_another_split_can_be_learnt_from(train: Callable[..., Any]) -> None:
+    inputs = train("--split", "val").json["inputs"]
+    assert len(inputs) == 2  # val is not tuned on as well
+    assert all("-val-" in name for name in inputs)
+    inputs = train("--split", "test").json["inputs"]
+    assert sum("-test-" in name for name in inputs) == 2
+    assert sum("-val-" in name for name in inputs) == 2
+
+
 def test_a_start_keeps_k_frames_and_a_teacher_on_k_frames_is_a_teacher(
     train: Callable[..., Any],
 ) -> None:

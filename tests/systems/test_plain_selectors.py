@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stages.benchmarks.batches import QuestionBatch
 from stages.benchmarks.questions import Question
 from stages.core.errors import DataError, UsageError
+from stages.systems.face import FrameSource
 from stages.systems.selectors import PLAIN_SELECTORS, plain_selector
 
 
@@ -77,8 +78,22 @@ def test_the_oracle_takes_frames_inside_a_span_first(pairs: list[tuple[int, int]
 
 
 def test_the_oracle_needs_spans() -> None:
-    with pytest.raises(UsageError, match="has none"):
+    with pytest.raises(UsageError, match="true spans"):
         select("oracle", batch([question("a", ())], 8), 2)
+    assert "true spans" in plain_selector("oracle", 0).problem(question("a", ()))
+    assert plain_selector("oracle", 0).problem(question("a")) == ""
+
+
+@pytest.mark.parametrize("name", PLAIN_SELECTORS)
+def test_a_selector_names_its_rule(name: str) -> None:
+    assert plain_selector(name, 0).rule == ("midpoint" if name == "uniform" else name)
+
+
+def test_uniform_has_frames_of_its_own_where_they_are_stored() -> None:
+    stored = plain_selector("uniform", 0, stored=True)
+    assert isinstance(stored, FrameSource)
+    assert stored.rule == "stored"
+    assert not isinstance(plain_selector("uniform", 0), FrameSource)
 
 
 def test_unknown_selectors_are_refused_with_the_known_ones() -> None:

@@ -7,7 +7,6 @@ Nothing is ever downloaded: published weights are looked for where `huggingface_
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +70,8 @@ def backbone_label(name: str) -> str:
     """
     if is_named(name):
         return name
-    last = Path(os.path.abspath(name)).name
+    path = Path(name)
+    last = path.resolve().name if path.name in ("", "..") else path.name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "backbone"
 
 
