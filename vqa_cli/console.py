@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import rich.console
@@ -31,7 +32,14 @@ PIPE_WIDTH = 160
 class Console:
     """The printer of one command."""
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        debug: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.as_json = as_json
         # Of the processes that torchrun or accelerate started together only the first one talks.
         self.first = os.environ.get("RANK", "0") == "0"
@@ -41,7 +49,10 @@ class Console:
         self._bar: Progress | None = None
         self._task: Any = None
         self._what = ""
-        self._last_line = time.monotonic()
+        self._clock = clock
+        self._last_line = clock()
+        self._began = (self._last_line, 0)
+        """When the current kind of items began, and how many were done by then."""
         logging.basicConfig(
             level=logging.INFO if debug else logging.WARNING,
             format="%(levelname)s %(name)s: %(message)s",
@@ -68,10 +79,13 @@ class Console:
             self.end_progress()
 
     def _progress_line(self, done: int, total: int, what: str) -> None:
-        now = time.monotonic()
-        if now - self._last_line >= PLAIN_PROGRESS_SECONDS:
+        now = self._clock()
+        if what != self._what:
+            self._what, self._began, self._last_line = what, (now, done), now
+        if now - self._last_line >= PLAIN_PROGRESS_SECONDS and done > self._began[1]:
             self._last_line = now
-            self.talk.print(f"{what}: {done} of {total}", markup=False)
+            left = (now - self._began[0]) / (done - self._began[1]) * (total - done)
+            self.talk.print(f"{what}: {done} of {total}, about {left:.0f} s left", markup=False)
 
     def _start_bar(self, total: int, what: str) -> None:
         self.end_progress()

@@ -23,6 +23,7 @@ from stages.models.vlap import PrompterName, VlapConfig
 from stages.systems.predict import Blind
 from stages.training.vlap import VlapStageConfig
 from vqa_cli import options
+from vqa_cli.console import Console
 from vqa_cli.main import app, run_command
 from vqa_cli.settings import settings
 
@@ -401,3 +402,14 @@ def test_set_without_key_and_value_is_refused(text: str) -> None:
 def test_a_value_is_no_group() -> None:
     with pytest.raises(UsageError, match="single value"):
         settings("eval", overrides=["a=1", "a.b=2"])
+
+
+def test_plain_progress_says_how_long_it_may_take(capsys: pytest.CaptureFixture[str]) -> None:
+    moments = iter([0.0, 0.0, 10.0, 40.0, 41.0])
+    console = Console(clock=lambda: next(moments))
+
+    for done in (1, 2, 5, 6):
+        console.progress(done, 13, "clips")
+
+    # Four clips in the 40 seconds since the first: eight more take 80.
+    assert capsys.readouterr().err.splitlines() == ["clips: 5 of 13, about 80 s left"]
