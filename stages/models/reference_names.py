@@ -17,7 +17,7 @@ Pure functions from dict to dict. Three namings meet:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -156,17 +156,6 @@ def assemble_student(
 def teacher_name(name: str) -> str:
     """Reference name of the teacher's copy: `Qformer.bert...` -> `Qformer_T.bert...`."""
     return _TEACHER_MARK.sub(r"\1_T", name, count=1)
-
-
-def understood(names: Iterable[str]) -> bool:
-    """Whether every name belongs to a reference checkpoint."""
-    try:
-        for name in names:
-            if not name.endswith((".attn.q_bias", ".attn.v_bias")):
-                ours_from_reference_name(name)
-    except KeyError:
-        return False
-    return True
 
 
 def _below(ours: str, rest: str) -> str:

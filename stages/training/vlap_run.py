@@ -72,17 +72,18 @@ def run_training(
         with locked(draft.lock_path()):
             atomic.make_directory(draft.path)
             done = None if runtime.force else workspace.existing(request)
-            _announce(accelerator, done is not None)
+            finished = _announce(accelerator, done is not None)
             artifact = done or _train(draft, build, setup)
         accelerator.wait_for_everyone()
     else:
-        if not _announce(accelerator, False):
+        finished = _announce(accelerator, False)
+        if not finished:
             build(draft.path).run()
         accelerator.wait_for_everyone()
         artifact = workspace.open(draft.path)
     return finished_result(
         artifact,
-        reused=False,
+        reused=finished,
         seconds=time.monotonic() - started,
         next_commands=next_commands,
         notes=[*notes, *_summary(artifact)],
