@@ -17,7 +17,7 @@ from stages.benchmarks.batches import load_questions
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import image_size
 from stages.recipes.recipe import Recipe, load_recipe
-from stages.training.vlap_setup import VlapInputs
+from stages.training.inputs import TrainingInputs
 from stages.video.clips import SamplingConfig
 from stages.video.resize import FrameFormat
 
@@ -116,7 +116,7 @@ class _Demo:
         """Data, training and evaluation; rows in the table's order."""
         questions = {split: self._prepare(split) for split in SPLITS}
         stored = {split: self._features(questions[split]) for split in SPLITS}
-        inputs = VlapInputs(
+        inputs = TrainingInputs(
             questions["train"], stored["train"], questions["val"], stored["val"], BACKBONE
         )
         whole = self._teacher(inputs, None)
@@ -184,7 +184,7 @@ class _Demo:
     def _values(self, command: str) -> dict[str, Any]:
         return {**self.recipe.section(command), "seed": 41 + self.seed}
 
-    def _teacher(self, inputs: VlapInputs, keep: int | None) -> Artifact:
+    def _teacher(self, inputs: TrainingInputs, keep: int | None) -> Artifact:
         role = f"start-{keep}f" if keep else "teacher"
         self.notify(f"seed {self.seed}: training the {role}")
         values = self._values("train-teacher") | {"keep": keep}
@@ -192,7 +192,7 @@ class _Demo:
         return _finished(teacher.train_teacher(self.workspace, inputs, values, how).artifact)
 
     def _student(
-        self, inputs: VlapInputs, whole: Artifact, start: Artifact, prompter: str
+        self, inputs: TrainingInputs, whole: Artifact, start: Artifact, prompter: str
     ) -> Artifact:
         self.notify(f"seed {self.seed}: distilling the student with the {prompter} prompter")
         values = self._values("distill") | {"keep": KEEP, "prompter": prompter}

@@ -20,18 +20,11 @@ from stages.core.errors import UsageError
 from stages.core.runtime import Runtime
 from stages.models.vlap import VlapStudent, load_trained_state
 from stages.systems.tuning import TuneAccuracy
+from stages.training.inputs import TrainingInputs, count_of, events_folder, stored_frames
 from stages.training.loop import Fit
+from stages.training.run import reuse_weights, run_training
 from stages.training.vlap import VlapData, VlapStageConfig
-from stages.training.vlap_run import reuse_weights, run_training
-from stages.training.vlap_setup import (
-    VlapInputs,
-    VlapSetup,
-    count_of,
-    events_folder,
-    stage_config,
-    stored_frames,
-    training_plan,
-)
+from stages.training.vlap_setup import VlapSetup, stage_config, vlap_plan, vlap_state
 
 INITS = ("start", "teacher", "base")
 TARGET_BATCH = 16
@@ -52,7 +45,7 @@ class Origin:
 
 def find_origin(
     workspace: Workspace,
-    inputs: VlapInputs,
+    inputs: TrainingInputs,
     values: dict[str, Any],
     teacher: str | None = None,
     start: str | None = None,
@@ -98,7 +91,9 @@ def find_origin(
 class _Search:
     """Weights in the workspace that suit a student of these inputs and settings."""
 
-    def __init__(self, workspace: Workspace, inputs: VlapInputs, values: dict[str, Any]) -> None:
+    def __init__(
+        self, workspace: Workspace, inputs: TrainingInputs, values: dict[str, Any]
+    ) -> None:
         self.workspace = workspace
         self.benchmark = str(inputs.train_questions.config["benchmark"])
         self.backbone = str(inputs.train_features.config["backbone"])
@@ -148,7 +143,7 @@ ROLES = ("start", "teacher", "student")
 
 def distill(
     workspace: Workspace,
-    inputs: VlapInputs,
+    inputs: TrainingInputs,
     values: dict[str, Any],
     runtime: Runtime,
     *,
@@ -195,23 +190,33 @@ def distill(
         )
         return setup.fit(student, data, directory, evaluate)
 
-    return run_training(workspace, request, runtime, setup, build, following, notes)
+    return run_training(
+        workspace,
+        request,
+        runtime,
+        setup.accelerator,
+        inputs.backbone,
+        build,
+        vlap_state,
+        following,
+        notes,
+    )
 
 
 def plan(
     workspace: Workspace,
-    inputs: VlapInputs,
+    inputs: TrainingInputs,
     values: dict[str, Any],
     runtime: Runtime,
     origin: Origin,
 ) -> dict[str, Any]:
     """What `distill` would read and do; writes nothing."""
     config, request = _request(inputs, values, runtime, origin)
-    return training_plan(workspace, request, config, inputs)
+    return vlap_plan(workspace, request, config, inputs)
 
 
 def _request(
-    inputs: VlapInputs, values: dict[str, Any], runtime: Runtime, origin: Origin
+    inputs: TrainingInputs, values: dict[str, Any], runtime: Runtime, origin: Origin
 ) -> tuple[VlapStageConfig, Request]:
     config = stage_config(values, "student", inputs, "distill")
     model = config.model

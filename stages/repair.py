@@ -19,7 +19,7 @@ from stages.artifacts.store import MANIFEST, Artifact, Workspace, damaged_files,
 from stages.artifacts.weights import backbone_of
 from stages.core.errors import DataError, MissingInput
 from stages.core.runtime import Runtime
-from stages.training.vlap_setup import VlapInputs
+from stages.training.inputs import TrainingInputs
 
 SHARD_FILE = re.compile(r"(?P<stem>.+-\d{5})\.(?:h5|parquet|json)")
 
@@ -133,7 +133,7 @@ def _weights(
     values: dict[str, Any] = dict(artifact.config)
     for derived in ("system", "role", "benchmark", "backbone", "backbone_weights", "tokens"):
         values.pop(derived)
-    given = VlapInputs(
+    given = TrainingInputs(
         inputs["train_questions"],
         inputs["train_features"],
         inputs.get("tune_questions"),

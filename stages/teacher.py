@@ -14,23 +14,16 @@ from stages.artifacts.store import Request, Workspace
 from stages.core.runtime import Runtime
 from stages.models.vlap import VlapTeacher
 from stages.systems.tuning import TuneAccuracy
+from stages.training.inputs import TrainingInputs, count_of, events_folder, stored_frames
 from stages.training.loop import Fit
+from stages.training.run import reuse_weights, run_training
 from stages.training.vlap import VlapStageConfig
-from stages.training.vlap_run import reuse_weights, run_training
-from stages.training.vlap_setup import (
-    VlapInputs,
-    VlapSetup,
-    count_of,
-    events_folder,
-    stage_config,
-    stored_frames,
-    training_plan,
-)
+from stages.training.vlap_setup import VlapSetup, stage_config, vlap_plan, vlap_state
 
 
 def train_teacher(
     workspace: Workspace,
-    inputs: VlapInputs,
+    inputs: TrainingInputs,
     values: dict[str, Any],
     runtime: Runtime,
     *,
@@ -67,19 +60,29 @@ def train_teacher(
         )
         return setup.fit(model, setup.train_data(), directory, evaluate)
 
-    return run_training(workspace, request, runtime, setup, build, following, notes)
+    return run_training(
+        workspace,
+        request,
+        runtime,
+        setup.accelerator,
+        inputs.backbone,
+        build,
+        vlap_state,
+        following,
+        notes,
+    )
 
 
 def plan(
-    workspace: Workspace, inputs: VlapInputs, values: dict[str, Any], runtime: Runtime
+    workspace: Workspace, inputs: TrainingInputs, values: dict[str, Any], runtime: Runtime
 ) -> dict[str, Any]:
     """What `train_teacher` would read and do; writes nothing."""
     config, request = _request(inputs, values, runtime)
-    return training_plan(workspace, request, config, inputs)
+    return vlap_plan(workspace, request, config, inputs)
 
 
 def _request(
-    inputs: VlapInputs, values: dict[str, Any], runtime: Runtime
+    inputs: TrainingInputs, values: dict[str, Any], runtime: Runtime
 ) -> tuple[VlapStageConfig, Request]:
     frames = count_of(values, "frames") or stored_frames(inputs.train_features)
     role = "teacher" if values.get("keep") in (None, frames) else "start"

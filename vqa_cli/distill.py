@@ -96,7 +96,7 @@ def distill(
 ) -> int:
     """Distil a student that looks at K frames chosen by a learned frame prompter."""
     from stages import distill as stage
-    from stages.training.vlap_setup import count_of, find_inputs
+    from stages.training.inputs import count_of, find_inputs
 
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     values = settings(

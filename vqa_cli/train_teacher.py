@@ -64,7 +64,7 @@ def train_teacher(
 ) -> int:
     """Train a Q-Former on all T frames, with the language model and vision tower frozen."""
     from stages import teacher as stage
-    from stages.training.vlap_setup import count_of, find_inputs
+    from stages.training.inputs import count_of, find_inputs
 
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     values = settings(

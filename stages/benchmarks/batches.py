@@ -144,14 +144,6 @@ class QuestionFeatures:
         clips = [self.clip(index, view) for index, view in zip(indices, chosen, strict=True)]
         return self._read(indices, clips)
 
-    def sampled_batch(self, indices: Sequence[int], frames: int) -> QuestionBatch:
-        """Questions `indices` with view 0 of the stored sampling of `frames` frames, T = `frames`.
-
-        Raises:
-            KeyError: There is no such sampling; see `stores`.
-        """
-        return self._read(indices, [self.sampled(index, frames) for index in indices])
-
     def _read(self, indices: Sequence[int], clips: Sequence[ClipRows]) -> QuestionBatch:
         rows = np.concatenate([clip.rows for clip in clips])
         features: Any = self.reader.read(rows)

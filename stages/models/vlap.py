@@ -43,6 +43,7 @@ from stages.models.losses import (
     target_cross_entropy,
     token_mean_mse,
 )
+from stages.models.parameters import load_exactly
 from stages.models.qformer_distiller import DistillDecoder, DistillVariant
 from stages.models.question_prompter import QuestionPrompter
 from stages.models.selectors import (
@@ -657,34 +658,6 @@ def load_trained_state(
     load_exactly(model, given, "weights", expected=set(own))
 
 
-def load_exactly(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    what: str,
-    *,
-    expected: set[str] | None = None,
-) -> None:
-    """Copy `state` into `module`; missing, unexpected or misshapen names raise `DataError`."""
-    own = module.state_dict()
-    wanted = set(own) if expected is None else expected
-    problems = [f"missing {name}" for name in sorted(wanted - set(state))]
-    problems += [f"unexpected {name}" for name in sorted(set(state) - wanted)]
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in sorted(wanted & set(state))
-        if state[name].shape != own[name].shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:8])
-        raise DataError(
-            f"{what} do not fit this model: {shown}" + (" ..." if len(problems) > 8 else ""),
-            "same backbone, frames, keep and prompter as when they were trained?",
-        )
-    with torch.no_grad():
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
-
-
 def _inside(name: str) -> str:
     """Name in a VLAP module of a name in a weights artifact."""
     outside = ("frame_prompter.", "distill_decoder.", "teacher.")
@@ -698,14 +671,3 @@ def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     ]
-
-
-def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """Parameters per part, with `trainable` and `total`."""
-    counts: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        part = name.removeprefix("backbone.").split(".")[0]
-        counts[part] = counts.get(part, 0) + parameter.numel()
-    counts["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    counts["total"] = sum(p.numel() for p in model.parameters())
-    return counts

@@ -7,15 +7,16 @@ Axes: B questions, T frames seen, K frames kept, N tokens, C width, O options.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from stages.benchmarks.batches import QuestionBatch, QuestionFeatures
+from stages.artifacts.clips import ClipRows
+from stages.benchmarks.batches import QuestionFeatures
 from stages.benchmarks.questions import Question
+from stages.systems.seen import SeenFrames
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,8 @@ class Selector(Protocol):
         """Why it cannot choose frames for this question, or an empty string."""
         ...
 
-    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
-        """Choose `keep` of the T frames.
-
-        Args:
-            batch: Questions, frame indices and times.
-            features: [B, T, N, C] on the model's device, before the tower's last LayerNorm.
-            keep: K.
-        """
+    def select(self, seen: SeenFrames, keep: int) -> Selection:
+        """Choose K = `keep` of the T frames of each question; reads the features it needs."""
         ...
 
 
@@ -74,8 +69,8 @@ class Selector(Protocol):
 class FrameSource(Protocol):
     """A selector that does not choose among the T frames, but has K of its own."""
 
-    def frames_of(self, data: QuestionFeatures, indices: Sequence[int], keep: int) -> QuestionBatch:
-        """Questions `indices` of `data` with K = `keep` frames each."""
+    def clip_of(self, data: QuestionFeatures, index: int, keep: int) -> ClipRows:
+        """The K = `keep` frames of question `index` of `data`."""
         ...
 
 
@@ -86,8 +81,8 @@ class Answerer(Protocol):
         """Why it cannot answer this question, or an empty string."""
         ...
 
-    def answer(self, features: Tensor, questions: Sequence[Question]) -> Answers:
-        """Answer from features [B, K, N, C] of the chosen frames, in time order."""
+    def answer(self, seen: SeenFrames, indices: Tensor) -> Answers:
+        """Answer from the frames `indices` [B, K] of those seen, ascending in time."""
         ...
 
 
@@ -114,9 +109,3 @@ class System:
     def problem(self, question: Question) -> str:
         """Why this question cannot be answered, or an empty string."""
         return self.selector.problem(question) or self.answerer.problem(question)
-
-
-def gather_frames(features: Tensor, indices: Tensor) -> Tensor:
-    """Features [B, T, N, C] and indices [B, K] -> [B, K, N, C]."""
-    rows = torch.arange(len(features), device=features.device)[:, None]
-    return features[rows, indices.to(features.device)]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 
+from stages.artifacts.clips import ClipRows
 from stages.artifacts.rows import Array
-from stages.benchmarks.batches import QuestionBatch, QuestionFeatures
+from stages.benchmarks.batches import QuestionFeatures
 from stages.benchmarks.questions import Question
 from stages.benchmarks.scorers.accuracy import is_correct
-from stages.systems.face import FrameSource, System, gather_frames
+from stages.systems.face import FrameSource, System
+from stages.systems.seen import SeenFrames
 
 Blind = Literal["gaussian"]
 
@@ -69,54 +72,50 @@ def predict(
         blind: Replace what is seen: `gaussian` noise of the features' mean and spread.
         seed: Seed of that noise.
     """
+    replace = None if blind is None else partial(_noise_like, seed)
     for start in range(0, len(indices), batch_size):
         part = indices[start : start + batch_size]
-        batch = _batch_for(system, data, part)
-        if blind is not None:
-            batch = _blinded(batch, seed)
-        yield from _predict_batch(system, batch, [data.clip(index).times for index in part])
+        questions = [data.questions[index] for index in part]
+        clips = [_clip_of(system, data, index) for index in part]
+        seen = SeenFrames(data.reader, questions, clips, system.device, replace)
+        yield from _predict_batch(system, seen, [data.clip(index).times for index in part])
 
 
-def _batch_for(system: System, data: QuestionFeatures, indices: Sequence[int]) -> QuestionBatch:
+def _clip_of(system: System, data: QuestionFeatures, index: int) -> ClipRows:
     """The frames that the selector chooses from: its own, or the T frames."""
     if isinstance(system.selector, FrameSource):
-        return system.selector.frames_of(data, indices, system.keep)
-    return data.batch(indices)
+        return system.selector.clip_of(data, index, system.keep)
+    return data.clip(index)
 
 
 def _predict_batch(
-    system: System, batch: QuestionBatch, candidate_times: Sequence[Array]
+    system: System, seen: SeenFrames, candidate_times: Sequence[Array]
 ) -> Iterator[Prediction]:
-    features = torch.from_numpy(batch.features).to(system.device).float()
-    selection = system.selector.select(batch, features, system.keep)
-    answers = system.answerer.answer(gather_frames(features, selection.indices), batch.questions)
+    selection = system.selector.select(seen, system.keep)
+    answers = system.answerer.answer(seen, selection.indices)
     kept = selection.indices.cpu().numpy()
     scores = None if selection.scores is None else selection.scores.cpu().tolist()
-    for row, question in enumerate(batch.questions):
+    for row, question in enumerate(seen.questions):
         yield Prediction(
             question=question,
             prediction=answers.predictions[row],
             scores=answers.scores[row],
-            frames=batch.frames[row][kept[row]].tolist(),
-            times=batch.times[row][kept[row]].tolist(),
+            frames=seen.frames[row][kept[row]].tolist(),
+            times=seen.times[row][kept[row]].tolist(),
             frame_scores=[] if scores is None else scores[row],
             candidate_times=candidate_times[row].tolist(),
             frame_rule=system.selector.rule,
         )
 
 
-def _blinded(batch: QuestionBatch, seed: int) -> QuestionBatch:
-    """The same questions with noise in place of the video.
+def _noise_like(seed: int, question: Question, features: Array) -> Array:
+    """Gaussian noise [T, N, C] with the mean and spread of the question's own features.
 
-    Drawn per question id with the mean and spread of the question's own features, so that a row
-    does not depend on the batch it is in.
+    Drawn per question id, so that a row does not depend on the batch it is in.
     """
-    noise = np.empty(batch.features.shape, dtype=np.float32)
-    for row, question in enumerate(batch.questions):
-        seen = batch.features[row].astype(np.float32)
-        drawn = _generator(seed, question.question_id).standard_normal(seen.shape, np.float32)
-        noise[row] = drawn * seen.std() + seen.mean()
-    return QuestionBatch(batch.questions, noise, batch.frames, batch.times)
+    values = features.astype(np.float32)
+    drawn = _generator(seed, question.question_id).standard_normal(values.shape, np.float32)
+    return drawn * values.std() + values.mean()
 
 
 def _generator(seed: int, question_id: str) -> np.random.Generator:

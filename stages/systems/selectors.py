@@ -8,17 +8,17 @@ same midpoint rule, once on the video and once on the frames that were kept of i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from stages.benchmarks.batches import QuestionBatch, QuestionFeatures
+from stages.artifacts.clips import ClipRows
+from stages.benchmarks.batches import QuestionFeatures
 from stages.benchmarks.questions import Question
 from stages.core.errors import UsageError
 from stages.core.midpoints import subset_midpoints
 from stages.systems.face import Selection, Selector
+from stages.systems.seen import SeenFrames
 
 Span = tuple[float, float]
 
@@ -32,10 +32,10 @@ class UniformSelector:
         """None; see `Selector`."""
         return ""
 
-    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+    def select(self, seen: SeenFrames, keep: int) -> Selection:
         """See `Selector`."""
-        kept = torch.from_numpy(subset_midpoints(features.shape[1], keep))
-        return Selection(kept.expand(len(batch), -1))
+        kept = torch.from_numpy(subset_midpoints(seen.num_frames, keep))
+        return Selection(kept.expand(len(seen), -1))
 
 
 class StoredSampling:
@@ -47,13 +47,13 @@ class StoredSampling:
         """None; see `Selector`."""
         return ""
 
-    def frames_of(self, data: QuestionFeatures, indices: Sequence[int], keep: int) -> QuestionBatch:
+    def clip_of(self, data: QuestionFeatures, index: int, keep: int) -> ClipRows:
         """See `FrameSource`."""
-        return data.sampled_batch(indices, keep)
+        return data.sampled(index, keep)
 
-    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+    def select(self, seen: SeenFrames, keep: int) -> Selection:
         """All of its own frames; see `Selector`."""
-        return Selection(torch.arange(keep).expand(len(batch), -1))
+        return Selection(torch.arange(keep).expand(len(seen), -1))
 
 
 class AllFrames:
@@ -65,9 +65,9 @@ class AllFrames:
         """None; see `Selector`."""
         return ""
 
-    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+    def select(self, seen: SeenFrames, keep: int) -> Selection:
         """See `Selector`."""
-        return Selection(torch.arange(features.shape[1]).expand(len(batch), -1))
+        return Selection(torch.arange(seen.num_frames).expand(len(seen), -1))
 
 
 class RandomSelector:
@@ -82,9 +82,9 @@ class RandomSelector:
         """None; see `Selector`."""
         return ""
 
-    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+    def select(self, seen: SeenFrames, keep: int) -> Selection:
         """See `Selector`."""
-        rows = [self._draw(q.question_id, features.shape[1], keep) for q in batch.questions]
+        rows = [self._draw(q.question_id, seen.num_frames, keep) for q in seen.questions]
         return Selection(torch.from_numpy(np.stack(rows)))
 
     def _draw(self, question_id: str, frames: int, keep: int) -> np.ndarray:
@@ -102,14 +102,14 @@ class OracleSelector:
         """See `Selector`."""
         return "" if question.spans else "the oracle needs the true spans, and none are known"
 
-    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+    def select(self, seen: SeenFrames, keep: int) -> Selection:
         """See `Selector`.
 
         Raises:
             UsageError: A question has no spans; see `problem`.
         """
         rows = []
-        for question, times in zip(batch.questions, batch.times, strict=True):
+        for question, times in zip(seen.questions, seen.times, strict=True):
             if not question.spans:
                 raise UsageError(
                     f"{question.question_id}: {self.problem(question)}",

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from stages.artifacts.store import Artifact
 from stages.artifacts.weights import backbone_of, read_weights
-from stages.benchmarks.batches import QuestionBatch
 from stages.benchmarks.manifest import PromptRule, load_manifest
 from stages.benchmarks.prompts import AnswerMode, candidates, letter_problem, prompt
 from stages.benchmarks.questions import Question
@@ -27,6 +26,7 @@ from stages.models.vlap import (
     load_trained_state,
 )
 from stages.systems.face import Answers, Selection, Selector, System
+from stages.systems.seen import SeenFrames
 from stages.systems.selectors import AllFrames, UniformSelector
 
 VlapModel = VlapTeacher | VlapStudent
@@ -50,14 +50,14 @@ class VlapPrompter:
         """None; see `Selector`."""
         return ""
 
-    def select(self, batch: QuestionBatch, features: Tensor, keep: int) -> Selection:
+    def select(self, seen: SeenFrames, keep: int) -> Selection:
         """See `Selector`; the number of frames is the one that the student was trained for."""
         if keep != self.student.config.keep:
             raise UsageError(
                 f"this prompter keeps {self.student.config.keep} frames, not {keep}",
                 "distil another one: vqa distill --keep ...",
             )
-        chosen = self.student.select(features, self._text(batch.questions))
+        chosen = self.student.select(seen.features(), self._text(seen.questions))
         return Selection(chosen.indices, chosen.frame_scores)
 
     def _text(self, questions: Sequence[Question]) -> TextBatch:
@@ -78,8 +78,9 @@ class VlapAnswerer:
         return letter_problem(question) if self.mode == "letter" else ""
 
     @torch.no_grad()
-    def answer(self, features: Tensor, questions: Sequence[Question]) -> Answers:
+    def answer(self, seen: SeenFrames, indices: Tensor) -> Answers:
         """See `Answerer`; open-ended questions get generated text."""
+        features, questions = seen.kept(indices), seen.questions
         text = self.backbone.read_text([prompt(item, self.mode, self.rule) for item in questions])
         if all(question.open_ended for question in questions):
             return self._generate(features, text)

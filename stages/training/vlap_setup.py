@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
-from stages.artifacts.lookup import features_of, prepared_splits, questions_for
-from stages.artifacts.store import Artifact, Request, Workspace
-from stages.artifacts.weights import backbone_of
-from stages.benchmarks.batches import QuestionFeatures, load_questions
-from stages.benchmarks.manifest import load_manifest, split_name
-from stages.benchmarks.prompts import AnswerMode, letter_problem
+from stages.artifacts.store import Request, Workspace
+from stages.benchmarks.batches import QuestionFeatures
+from stages.benchmarks.manifest import load_manifest
 from stages.core.device import resolve_device
-from stages.core.errors import ConfigError, DataError, MissingInput, UsageError
+from stages.core.errors import ConfigError, UsageError
 from stages.core.optional import require
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import (
@@ -28,7 +25,15 @@ from stages.models.backbones.catalog import (
 )
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.instructblip import InstructBlip
-from stages.models.vlap import PRESETS
+from stages.models.vlap import PRESETS, VlapStudent, VlapTeacher, trained_state
+from stages.training.inputs import (
+    TrainingInputs,
+    check_answerable,
+    check_vision,
+    count_of,
+    stored_frames,
+    training_plan,
+)
 from stages.training.loop import Fit, make_accelerator
 from stages.training.vlap import TauForward, VlapData, VlapStageConfig
 
@@ -41,117 +46,6 @@ PRESET_TEMPERATURE: Mapping[str, Mapping[str, Any]] = {
     "reference": {"total": "epochs", "epochs": 50},
 }
 """What the presets of specs/vlap.md 10 say beyond the network's own options."""
-
-
-@dataclass(frozen=True)
-class VlapInputs:
-    """Artifacts that a VLAP training stage reads.
-
-    Attributes:
-        train_questions, train_features: What is learnt from.
-        tune_questions, tune_features: What chooses the checkpoint, if there is such a split.
-        backbone: Name or folder of the backbone.
-    """
-
-    train_questions: Artifact
-    train_features: Artifact
-    tune_questions: Artifact | None
-    tune_features: Artifact | None
-    backbone: str
-
-    def as_inputs(self, **weights: Artifact | None) -> dict[str, Artifact]:
-        """Role to artifact, for the request."""
-        named = {
-            "train_questions": self.train_questions,
-            "train_features": self.train_features,
-            "tune_questions": self.tune_questions,
-            "tune_features": self.tune_features,
-            **weights,
-        }
-        return {role: item for role, item in named.items() if item is not None}
-
-    def notes(self) -> list[str]:
-        """What was chosen, for the terminal."""
-        notes = [f"questions: {self.train_questions.id}", f"features: {self.train_features.id}"]
-        if self.tune_questions is not None and self.tune_features is not None:
-            notes.append(f"tuned on: {self.tune_questions.id}, {self.tune_features.id}")
-        return notes
-
-
-def find_inputs(
-    workspace: Workspace,
-    benchmark: str,
-    backbone: str | None,
-    frames: int | None,
-    references: Sequence[str],
-    *,
-    questions: Sequence[str] = (),
-    split: str | None = None,
-) -> VlapInputs:
-    """Features of the splits that are learnt from and tuned on.
-
-    Args:
-        workspace: Where to look.
-        benchmark: Name of the benchmark.
-        backbone: Name or folder; none: the one that the features were made with.
-        frames: Frames per clip that must be stored.
-        references: Features artifacts that the user named.
-        questions: Questions artifacts that the user named.
-        split: Split that is learnt from; none: the benchmark's own train split. It is not tuned on
-            as well.
-
-    Raises:
-        MissingInput: No features of the train split. A missing tune split is no error.
-        UsageError: Several fit.
-    """
-    manifest = load_manifest(benchmark)
-    label = backbone_label(backbone) if backbone else None
-    prepared = prepared_splits(workspace, benchmark)
-
-    def first_of(splits: Sequence[str]) -> tuple[Artifact, Artifact] | None:
-        ready = [name for name in splits if name in prepared]
-        if not ready:
-            return None
-        asked = questions_for(
-            workspace,
-            benchmark,
-            ready[0],
-            questions=questions,
-            features=references,
-            backbone=label,
-        )
-        found = features_of(
-            workspace, asked, backbone=label, frames=frames, references=references, folder=backbone
-        )
-        return asked, found
-
-    learnt = [split_name(manifest, split)] if split else list(manifest.splits_for("train"))
-    train = first_of(learnt)
-    if train is None:
-        name = (*learnt, "train")[0]
-        raise MissingInput(
-            f"no prepared {name} split of {benchmark} in workspace {workspace.root}",
-            f"vqa prepare --benchmark {benchmark} --split {name} ...",
-        )
-    tune = first_of([name for name in manifest.splits_for("tune") if name not in learnt])
-    return VlapInputs(
-        *train,
-        tune[0] if tune else None,
-        tune[1] if tune else None,
-        backbone or backbone_of(train[1]),
-    )
-
-
-def count_of(values: Mapping[str, Any], name: str) -> int | None:
-    """The number of frames called `name`, if it is given.
-
-    Raises:
-        ConfigError: Not a number above 0.
-    """
-    value = values.get(name)
-    if value is not None and (type(value) is not int or value < 1):
-        raise ConfigError(f"{name}: a number of frames, not {value!r}")
-    return value
 
 
 def with_preset(values: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +70,7 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def stage_config(
-    values: dict[str, Any], role: str, inputs: VlapInputs, command: str
+    values: dict[str, Any], role: str, inputs: TrainingInputs, command: str
 ) -> VlapStageConfig:
     """The validated configuration of a training stage.
 
@@ -213,59 +107,12 @@ def stage_config(
     )
 
 
-def stored_frames(features: Artifact) -> int:
-    """T where none is asked for: the largest stored number of frames per clip."""
-    return max(features.config["sampling"]["frames"])
-
-
-def check_answerable(questions: Artifact, mode: AnswerMode) -> None:
-    """Refuse, before training starts, labelled questions that have no target in `mode`.
-
-    Raises:
-        DataError: More options than letters; names the first such question.
-        UsageError: An open-ended question in letter mode.
-    """
-    for question in load_questions(questions) if mode == "letter" else []:
-        problem = letter_problem(question) if question.labelled else ""
-        if problem and question.open_ended:
-            raise UsageError(f"{question.question_id}: {problem}", "use --answer rank")
-        if problem:
-            raise DataError(f"{questions.id}: {question.question_id}: {problem}", "--answer rank")
-
-
-def training_plan(
-    workspace: Workspace, request: Request, config: VlapStageConfig, inputs: VlapInputs
-) -> dict[str, Any]:
-    """What a run of training would read and do; writes nothing and loads no model."""
-    existing = workspace.existing(request)
-    data = QuestionFeatures(inputs.train_questions, inputs.train_features, config.model.frames)
-    count = len(data.usable(labelled=True)[: config.max_train_questions])
-    for questions in (inputs.train_questions, inputs.tune_questions):
-        if questions is not None:
-            check_answerable(questions, config.answer)
-    training = config.training
-    passes = max(1, count // training.batch_size) * training.epochs if count else 0
-    return {
-        "artifact": existing.id if existing else request.id,
-        "reused": existing is not None,
-        "inputs": [item.id for item in request.inputs.values()],
-        "questions": count,
-        "epochs": training.epochs,
-        "forward_passes": 0 if existing else passes,
-    }
-
-
-def events_folder(workspace: Workspace, request: Request, wanted: bool) -> Path | None:
-    """Where TensorBoard event files of a run go: beside the artifacts, since they hold times."""
-    return workspace.root / ".logs" / request.id if wanted else None
-
-
 @dataclass
 class VlapSetup:
     """Everything that a run of VLAP training needs besides its network."""
 
     config: VlapStageConfig
-    inputs: VlapInputs
+    inputs: TrainingInputs
     runtime: Runtime
     accelerator: Accelerator
     backbone: InstructBlip
@@ -276,7 +123,7 @@ class VlapSetup:
     def make(
         cls,
         config: VlapStageConfig,
-        inputs: VlapInputs,
+        inputs: TrainingInputs,
         runtime: Runtime,
         events: Path | None = None,
     ) -> VlapSetup:
@@ -291,14 +138,7 @@ class VlapSetup:
                 f"{inputs.train_features.id} was extracted with "
                 f"{inputs.train_features.config['backbone']}, not {config.backbone}"
             )
-        folder = BackboneFolder(backbone_path(inputs.backbone))
-        vision = folder.content_fingerprint(["vision_model."])
-        for features in (inputs.train_features, inputs.tune_features):
-            if features is not None and features.config["weights"] != vision:
-                raise ConfigError(
-                    f"{features.id} was extracted with another vision tower than {folder.path} has",
-                    "give the folder it was made with: --backbone PATH, or extract again",
-                )
+        folder = check_vision(inputs)
         torch.manual_seed(config.training.seed)
         accelerator = make_accelerator(resolve_device(runtime.device), config.training)
         backbone = InstructBlip.load(folder, accelerator.device, config.training.precision)
@@ -339,3 +179,24 @@ class VlapSetup:
             progress=self.runtime.progress,
             events=self.events,
         )
+
+
+def vlap_plan(
+    workspace: Workspace, request: Request, config: VlapStageConfig, inputs: TrainingInputs
+) -> dict[str, Any]:
+    """What a run of VLAP training would read and do; see `training_plan`."""
+    return training_plan(
+        workspace,
+        request,
+        inputs,
+        config.training,
+        frames=config.model.frames,
+        answer=config.answer,
+        limit=config.max_train_questions,
+    )
+
+
+def vlap_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a VLAP weights artifact."""
+    assert isinstance(model, VlapTeacher | VlapStudent)
+    return trained_state(model)

@@ -15,6 +15,7 @@ from transformers import (
 
 from stages.models.backbones.instructblip import InstructBlip
 from stages.models.backbones.vision import VisionTower, vision_config, vision_spec
+from stages.models.parameters import parameter_counts
 from stages.models.reference_names import (
     huggingface_name,
     ours_from_huggingface_name,
@@ -28,7 +29,6 @@ from stages.models.vlap import (
     VlapConfig,
     VlapStudent,
     VlapTeacher,
-    parameter_counts,
     trainable_parameters,
 )
 

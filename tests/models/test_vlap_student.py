@@ -16,6 +16,7 @@ from stages.models.backbones.instructblip import InstructBlip
 from stages.models.backbones.text import TextBatch
 from stages.models.backbones.vision import VisionTower
 from stages.models.losses import token_mean_mse
+from stages.models.parameters import parameter_counts
 from stages.models.qformer_distiller import DistillDecoder
 from stages.models.vlap import (
     PRESETS,
@@ -25,7 +26,6 @@ from stages.models.vlap import (
     VlapTeacher,
     frame_likelihoods,
     load_trained_state,
-    parameter_counts,
     trainable_parameters,
     trained_state,
 )

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.benchmarks.batches import QuestionBatch
+from stages.artifacts.clips import ClipRows
 from stages.benchmarks.questions import Question
 from stages.core.errors import DataError, UsageError
 from stages.systems.face import FrameSource
+from stages.systems.seen import SeenFrames
 from stages.systems.selectors import PLAIN_SELECTORS, plain_selector
 
 
@@ -22,15 +23,23 @@ def question(name: str, spans: tuple[tuple[float, float], ...] = ((2.0, 3.0),)) 
     )  # fmt: skip
 
 
-def batch(questions: list[Question], frames: int) -> QuestionBatch:
-    times = np.tile(np.arange(frames, dtype=np.float64), (len(questions), 1))
-    features = np.zeros((len(questions), frames, 1, 1), dtype=np.float32)
-    return QuestionBatch(questions, features, times.astype(int), times)
+class NoFeatures:
+    """These selectors look at no feature."""
+
+    tokens = width = 1
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        raise AssertionError("features were read")
 
 
-def select(name: str, asked: QuestionBatch, keep: int, seed: int = 0) -> torch.Tensor:
-    features = torch.from_numpy(asked.features)
-    return plain_selector(name, seed).select(asked, features, keep).indices
+def batch(questions: list[Question], frames: int) -> SeenFrames:
+    numbers = np.arange(frames)
+    clip = ClipRows(numbers, numbers, numbers.astype(np.float64))
+    return SeenFrames(NoFeatures(), questions, [clip] * len(questions), torch.device("cpu"))
+
+
+def select(name: str, asked: SeenFrames, keep: int, seed: int = 0) -> torch.Tensor:
+    return plain_selector(name, seed).select(asked, keep).indices
 
 
 @given(st.sampled_from(["uniform", "random", "oracle"]), st.integers(1, 32), st.data())

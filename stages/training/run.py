@@ -1,4 +1,4 @@
-"""One run of VLAP training, from a request to a finished weights artifact."""
+"""One run of training, from a request to a finished weights artifact."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 
 from stages.artifacts import atomic
 from stages.artifacts.locks import locked
@@ -16,9 +17,10 @@ from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.artifacts.weights import write_weights
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import backbone_host
-from stages.models.vlap import VlapStudent, VlapTeacher, parameter_counts, trained_state
+from stages.models.parameters import parameter_counts
 from stages.training.loop import BEST_FILE, METRICS_FILE, STATE_FILE, Fit
-from stages.training.vlap_setup import VlapSetup
+
+Trained = Callable[[nn.Module], dict[str, Tensor]]
 
 
 def reuse_weights(
@@ -46,8 +48,10 @@ def run_training(
     workspace: Workspace,
     request: Request,
     runtime: Runtime,
-    setup: VlapSetup,
+    accelerator: Accelerator,
+    backbone: str,
     build: Callable[[Path], Fit],
+    trained: Trained,
     next_commands: list[str],
     notes: list[str],
 ) -> StageResult:
@@ -59,13 +63,14 @@ def run_training(
         workspace: Where to write.
         request: The weights artifact.
         runtime: How to run.
-        setup: Accelerator and inputs.
+        accelerator: From `make_accelerator`.
+        backbone: Name or folder of the backbone.
         build: Makes the run of training, given the directory for its state.
+        trained: The tensors that the weights artifact holds, of the trained model.
         next_commands: What a user would type next.
         notes: What was chosen.
     """
     started = time.monotonic()
-    accelerator = setup.accelerator
     draft = Draft(workspace, request)
     if accelerator.is_main_process:
         draft = workspace.draft(request, force=runtime.force)
@@ -73,7 +78,7 @@ def run_training(
             atomic.make_directory(draft.path)
             done = None if runtime.force else workspace.existing(request)
             finished = _announce(accelerator, done is not None)
-            artifact = done or _train(draft, build, setup)
+            artifact = done or _train(draft, build, trained, accelerator, backbone)
         accelerator.wait_for_everyone()
     else:
         finished = _announce(accelerator, False)
@@ -100,13 +105,17 @@ def _announce(accelerator: Accelerator, finished: bool) -> bool:
     return bool(message[0])
 
 
-def _train(draft: Draft, build: Callable[[Path], Fit], setup: VlapSetup) -> Artifact:
+def _train(
+    draft: Draft,
+    build: Callable[[Path], Fit],
+    trained: Trained,
+    accelerator: Accelerator,
+    backbone: str,
+) -> Artifact:
     fit = build(draft.path)
     result = fit.run()
     fit.model.load_state_dict(result.weights, strict=False)
-    assert isinstance(fit.model, VlapTeacher | VlapStudent)
-    tensors = trained_state(fit.model)
-    write_weights(draft, tensors)
+    write_weights(draft, trained(fit.model))
     facts = {
         "best_epoch": result.best_epoch,
         "tune_accuracy": result.best_accuracy,
@@ -119,7 +128,7 @@ def _train(draft: Draft, build: Callable[[Path], Fit], setup: VlapSetup) -> Arti
         logs=frozenset({METRICS_FILE}),
         left_out=frozenset({STATE_FILE, BEST_FILE}),
         extra={"training": facts},
-        host=backbone_host(setup.inputs.backbone) | {"processes": setup.accelerator.num_processes},
+        host=backbone_host(backbone) | {"processes": accelerator.num_processes},
     )
 
 
