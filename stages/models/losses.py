@@ -1,4 +1,4 @@
-"""Losses of VLAP as functions of tensors (specs/vlap.md 1.3, 3.1, 3.3).
+"""Losses as functions of tensors (specs/vlap.md 1.3, 3.1, 3.3; specs/sevila.md 4).
 
 Axes: B batch, L label tokens, V vocabulary, M and R tokens, D channels.
 """
@@ -21,6 +21,32 @@ def target_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         labels: int [B, L].
     """
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+def row_cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of -log p(label) over each row's own label tokens, [B]; -100 does not count."""
+    total, length = label_log_probabilities(logits, labels)
+    return -total / length
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of values [B] with weights [B]; 0 (with a zero gradient) if no weight is positive."""
+    return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def balanced(weights: Tensor, positives: Tensor) -> Tensor:
+    """Weights [B] changed so that yes and no count the same, in sum as much as before.
+
+    Args:
+        weights: of the rows, [B].
+        positives: how much of each row is a yes, 0 to 1, [B]. Where only one side has weight,
+            nothing changes.
+    """
+    total, yes = weights.sum(), (weights * positives).sum()
+    no = total - yes
+    if min(yes, no) <= 0:
+        return weights
+    return weights * total / 2 * (positives / yes + (1 - positives) / no)
 
 
 def distillation_mse(decoded: Tensor, target: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Names of weights in the published ViLA/LAVIS checkpoints and here (specs/vlap.md 7.1-7.2).
+"""Names of weights in the published ViLA, SeViLA and LAVIS checkpoints and here.
 
-Pure functions from dict to dict. Three namings meet:
+Pure functions from dict to dict. Three namings meet, VLAP's (specs/vlap.md 7.1-7.2):
 
 | reference (LAVIS) | Hugging Face folder | `vqa` weights |
 |---|---|---|
@@ -12,15 +12,26 @@ Pure functions from dict to dict. Three namings meet:
 | `query_tokens_T` | - | `teacher.query_tokens` |
 | `fs.conv_pool/ln/conv_gs` | - | `frame_prompter.fc1/norm/fc2` |
 | `dist_fc_bn.0/1` | - | `distill_decoder.fc/norm` |
+
+and SeViLA's, whose Q-Formers read no text (specs/sevila.md 7.2):
+
+| reference (LAVIS) | Hugging Face folder | `vqa` weights |
+|---|---|---|
+| `ln_vision.*` | `vision_model.post_layernorm.*` | `answerer.ln_vision.*` |
+| `Qformer.bert.*`, `query_tokens`, `t5_proj.*` | `qformer.*`, ... | `answerer.qformer.*`, ... |
+| `Qformer_loc.bert.*`, `query_tokens_loc`, ... | - | `localizer.qformer.*`, ... |
+| text parts of a Q-Former | - | dropped |
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+from stages.core.errors import DataError
 
 # (reference prefix, ours, what to do with the rest)
 _PREFIXES = (
@@ -51,6 +62,13 @@ _VIT_BLOCK = (
     (".attn.qkv.", ".self_attn.qkv."),
     (".attn.proj.", ".self_attn.projection."),
 )
+_LOCALIZER_MARK = re.compile(r"^(Qformer|query_tokens|t5_proj|ln_vision)_loc\b")
+_SIDE_PART = re.compile(r"^(ln_vision|query_tokens|qformer|language_projection)\b")
+# What a Q-Former that reads no text has no place for; stage-1 checkpoints hold it.
+_QFORMER_TEXT = re.compile(
+    r"^Qformer(_loc)?\.(cls\.|bert\.embeddings\.(word|position)_embeddings\.|bert\.pooler\.|"
+    r"bert\.encoder\.layer\.\d+\.(intermediate|output)\.)"
+)
 _TEACHER_MARK = re.compile(r"^(Qformer|query_tokens|t5_proj)")
 
 
@@ -75,9 +93,14 @@ def ours_from_reference_name(name: str) -> str | None:
 def reference_from_ours_name(name: str) -> str:
     """The reference's name of one of ours; inverse of `ours_from_reference_name`.
 
+    Names of SeViLA's sides (`answerer.*`, `localizer.*`) are understood as well.
+
     Raises:
         KeyError: the name is an extension that the reference does not have.
     """
+    side, _, part = name.partition(".")
+    if side in ("answerer", "localizer"):
+        return _reference_of_side(side, part)
     for reference, ours in _EXACT.items():
         if name == ours:
             return reference
@@ -90,33 +113,60 @@ def reference_from_ours_name(name: str) -> str:
     raise KeyError(name)
 
 
+def sevila_from_reference_name(name: str) -> str | None:
+    """Our name of a tensor of SeViLA or BLIP-2; None for what has no place in a side.
+
+    Raises:
+        KeyError: the name belongs to no published checkpoint.
+    """
+    if _QFORMER_TEXT.match(name):
+        return None
+    side = "localizer" if _LOCALIZER_MARK.match(name) else "answerer"
+    ours = ours_from_reference_name(_LOCALIZER_MARK.sub(r"\1", name))
+    if ours is None or not _SIDE_PART.match(ours):
+        return ours
+    return f"{side}.{ours}".replace("qformer.embeddings.layernorm.", "qformer.layernorm.")
+
+
+def sevila_from_reference(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A state dict of SeViLA or BLIP-2 under our names, and the names that were not understood."""
+    return _renamed(state, sevila_from_reference_name)
+
+
+def huggingface_from_sevila_name(name: str) -> str | None:
+    """Our name -> the name in a Hugging Face BLIP-2 folder; none for the localizer's."""
+    if name.startswith("localizer."):
+        return None
+    return huggingface_name(name.removeprefix("answerer."))
+
+
+def sevila_from_huggingface_name(name: str) -> str:
+    """Inverse of `huggingface_from_sevila_name`."""
+    ours = ours_from_huggingface_name(name)
+    return f"answerer.{ours}" if _SIDE_PART.match(ours) else ours
+
+
 def ours_from_reference(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """A reference state dict under our names, and the names that were not understood.
 
     T5's embedding stands under up to three names; all are kept (they are one tensor there).
     """
-    ours: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for name, tensor in state.items():
-        if name.endswith((".attn.q_bias", ".attn.v_bias")):
-            continue
-        try:
-            target = ours_from_reference_name(name)
-        except KeyError:
-            unknown.append(name)
-            continue
-        if target is not None:
-            ours[target] = tensor
-    return ours | _merged_vit_biases(state), unknown
+    return _renamed(state, ours_from_reference_name)
 
 
 def reference_from_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under the reference's names; extensions raise `KeyError`."""
+    """Our state dict under the reference's names; extensions raise `KeyError`.
+
+    Raises:
+        DataError: A vision tower with a key bias, for which the reference has no name.
+    """
     reference: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.endswith(".self_attn.qkv.bias"):
             base = reference_from_ours_name(name.removesuffix("qkv.bias") + "qkv.weight")
-            q_bias, _, v_bias = tensor.chunk(3)
+            q_bias, k_bias, v_bias = tensor.chunk(3)
+            if k_bias.any():
+                raise DataError(f"{name}: the published towers have no key bias, this one does")
             reference[base.removesuffix("qkv.weight") + "q_bias"] = q_bias
             reference[base.removesuffix("qkv.weight") + "v_bias"] = v_bias
         else:
@@ -176,6 +226,36 @@ def _above(ours: str, rest: str) -> str:
         for reference, huggingface in _VIT_BLOCK:
             rest = rest.replace(huggingface, reference)
     return rest
+
+
+def _reference_of_side(side: str, part: str) -> str:
+    """`localizer`, `qformer.layernorm.bias` -> `Qformer_loc.bert.embeddings.LayerNorm.bias`."""
+    if not _SIDE_PART.match(part):
+        raise KeyError(f"{side}.{part}")
+    part = re.sub(r"^qformer\.layernorm\.", "qformer.embeddings.layernorm.", part)
+    reference = reference_from_ours_name(part)
+    if side == "answerer":
+        return reference
+    first, dot, rest = reference.partition(".")
+    return f"{first}_loc{dot}{rest}"
+
+
+def _renamed(
+    state: Mapping[str, Tensor], rename: Callable[[str], str | None]
+) -> tuple[dict[str, Tensor], list[str]]:
+    ours: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for name, tensor in state.items():
+        if name.endswith((".attn.q_bias", ".attn.v_bias")):
+            continue
+        try:
+            target = rename(name)
+        except KeyError:
+            unknown.append(name)
+            continue
+        if target is not None:
+            ours[target] = tensor
+    return ours | _merged_vit_biases(state), unknown
 
 
 def _merged_vit_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

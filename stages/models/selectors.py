@@ -1,8 +1,9 @@
-"""Choosing one frame in each of K contiguous equal segments: the mechanics every prompter shares.
+"""Choosing frames from their scores: one in each of K segments, or the K best of all.
 
-The paper's prompter (`frame_prompter.py`) and ours (`question_prompter.py`) differ in how they
-score frames; drawing, straight-through gradients and gathering live here, with the two selectors
-that score nothing (`UniformMid`, `RandomSegment`).
+Segments are VLAP's: its prompter (`frame_prompter.py`) and ours (`question_prompter.py`) differ in
+how they score frames; drawing, straight-through gradients and gathering live here, with the two
+selectors that score nothing (`UniformMid`, `RandomSegment`). The K best frames are SeViLA's
+(`stable_top_k`), with a rule for ties, which scores in bfloat16 make common.
 
 Axes: B batch, T frames, K kept, S = T / K frames a segment, N tokens, C channels, L text tokens.
 """
@@ -67,6 +68,49 @@ class FrameSelection:
         return frames[rows, self.indices] * weight.reshape(B, K, *[1] * (frames.ndim - 2)).to(
             frames.dtype
         )
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The K best of T frames.
+
+    Attributes:
+        indices: kept frames in time order, int64 [B, K].
+        by_score: the same frames, best first.
+        values: their scores, best first, [B, K].
+        ties: how many frames that were not kept have the K-th best score, int64 [B]; 0 where the
+            choice does not depend on the rule for ties.
+    """
+
+    indices: Tensor
+    by_score: Tensor
+    values: Tensor
+    ties: Tensor
+
+
+def stable_top_k(scores: Tensor, keep: int) -> TopK:
+    """The `keep` largest of scores [B, T]; of equal ones the earlier frame first.
+
+    The reference's order of ties is that of `torch.topk` on a GPU, which is unspecified
+    (specs/sevila.md 8, #3). A score that is not a number counts as the smallest.
+
+    Raises:
+        ConfigError: More frames are kept than there are.
+    """
+    if not 1 <= keep <= scores.shape[1]:
+        raise ConfigError(f"cannot keep {keep} of {scores.shape[1]} frames")
+    known = torch.where(scores.isnan(), -torch.inf, scores)
+    order = known.sort(dim=1, descending=True, stable=True)
+    by_score, values = order.indices[:, :keep], order.values[:, :keep]
+    equal = (known == values[:, -1:]).sum(dim=1) - (values == values[:, -1:]).sum(dim=1)
+    return TopK(by_score.sort(dim=1).values, by_score, values, equal)
+
+
+def first_argmax(values: Tensor) -> Tensor:
+    """Index of the largest of values [..., V]; the lowest one on a tie, on every device."""
+    best = values == values.amax(dim=-1, keepdim=True)
+    places = torch.arange(values.shape[-1], device=values.device)
+    return torch.where(best, places, values.shape[-1] - 1).amin(dim=-1)
 
 
 def segment_size(frames: int, keep: int) -> int:

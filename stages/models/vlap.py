@@ -27,13 +27,8 @@ from torch import Tensor, nn
 from stages.core.config import Config
 from stages.core.errors import DataError
 from stages.core.optional import require
-from stages.models.backbones.instructblip import (
-    Encoded,
-    InstructBlip,
-    module_mode,
-    restrict_options,
-    run_qformer,
-)
+from stages.models.backbones.frozen_t5 import Encoded, module_mode, restrict_options
+from stages.models.backbones.instructblip import InstructBlip, run_qformer
 from stages.models.backbones.text import TextBatch
 from stages.models.frame_prompter import FramePrompter
 from stages.models.losses import (

@@ -16,7 +16,8 @@ from stages.benchmarks.questions import Question
 from stages.core.errors import DataError, UsageError
 from stages.models.backbones.catalog import backbone_fingerprint, backbone_path
 from stages.models.backbones.folder import BackboneFolder
-from stages.models.backbones.instructblip import DtypePolicy, InstructBlip
+from stages.models.backbones.frozen_t5 import DtypePolicy
+from stages.models.backbones.instructblip import InstructBlip
 from stages.models.backbones.text import TextBatch
 from stages.models.vlap import (
     VlapConfig,

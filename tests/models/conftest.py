@@ -1,4 +1,4 @@
-"""A tiny random InstructBLIP in a real Hugging Face folder, tokenizers included."""
+"""A tiny random InstructBLIP or BLIP-2 in a real Hugging Face folder, tokenizers included."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+)
 
+from stages.models.backbones.blip2 import Blip2
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.instructblip import InstructBlip
 from stages.models.backbones.text import TextBatch
@@ -101,7 +107,10 @@ def bert_tokenizer() -> Tokenizer:
 def random_weights(config: dict[str, Any], seed: int) -> dict[str, Tensor]:
     """A composite state dict as a checkpoint holds it: untied head, no alias names."""
     torch.manual_seed(seed)
-    model = InstructBlipForConditionalGeneration(InstructBlipConfig(**config))
+    if config["model_type"] == "blip-2":
+        model = Blip2ForConditionalGeneration(Blip2Config(**config))
+    else:
+        model = InstructBlipForConditionalGeneration(InstructBlipConfig(**config))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state["language_model.lm_head.weight"] = torch.randn_like(state["language_model.shared.weight"])
     torch.nn.init.normal_(state["query_tokens"], std=0.5)
@@ -158,6 +167,18 @@ def tiny_backbone(tiny_folder: BackboneFolder) -> InstructBlip:
     """A fresh model in eval mode."""
     torch.set_num_threads(1)
     return InstructBlip.load(tiny_folder).eval()
+
+
+@pytest.fixture(scope="session")
+def blip2_folder(make_folder: Callable[..., Path]) -> BackboneFolder:
+    return BackboneFolder(make_folder(model_type="blip-2"))
+
+
+@pytest.fixture
+def tiny_blip2(blip2_folder: BackboneFolder) -> Blip2:
+    """A fresh model in eval mode."""
+    torch.set_num_threads(1)
+    return Blip2.load(blip2_folder).eval()
 
 
 @pytest.fixture

@@ -15,12 +15,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from stages.core.errors import ConfigError, DataError, MissingInput
 from stages.models.backbones.folder import BackboneFolder
-from stages.models.backbones.instructblip import (
-    Encoded,
-    InstructBlip,
-    assert_head_untied,
-    restrict_options,
-)
+from stages.models.backbones.frozen_t5 import Encoded, assert_head_untied, restrict_options
+from stages.models.backbones.instructblip import InstructBlip
 from stages.models.backbones.text import TextBatch
 
 Features = Callable[..., Tensor]

@@ -1,4 +1,4 @@
-"""Golden data of VLAP: where it is, how it is read, and the reference's weights in our modules."""
+"""Golden data: where it is, how it is read, and the references' weights in our modules."""
 
 from __future__ import annotations
 
@@ -6,39 +6,57 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
+from transformers import Blip2VisionModel, PreTrainedTokenizerFast
 
+from stages.models.backbones.blip2 import Blip2
 from stages.models.backbones.instructblip import InstructBlip
-from stages.models.backbones.text import AnswerTokens, TextBatch
-from stages.models.reference_names import ours_from_reference, ours_from_reference_name
+from stages.models.backbones.text import AnswerTokens, BackboneText, PromptIds, TextBatch
+from stages.models.backbones.vision import VisionTower, vision_config, vision_spec
+from stages.models.reference_names import (
+    ours_from_reference,
+    ours_from_reference_name,
+    sevila_from_reference,
+    sevila_from_reference_name,
+)
+from stages.models.sevila import Sevila, SevilaConfig
 from stages.models.vlap import VlapConfig, VlapStudent, VlapTeacher
 
 HERE = Path(__file__).resolve()
 CHECKOUT = HERE.parents[2]
 VALUE_TOLERANCE = 1e-5
+VLAP = ("vlap", "weights_student.json")
+SEVILA = ("sevila", "config.json")
 
 
-def golden_folder() -> Path | None:
-    """The variable, the shared folder beside the checkout, the copy here; None if there is none."""
-    given = os.environ.get("VQA_GOLDEN_VLAP")
+def golden_folder(system: str, marker: str) -> Path | None:
+    """The variable, the shared folder beside the checkout, the copy here; None if there is none.
+
+    A variable that is set but does not lead to a file called `marker` is a failure.
+    """
+    variable = f"VQA_GOLDEN_{system.upper()}"
+    given = os.environ.get(variable)
     if given is not None:
-        if not (Path(given) / "weights_student.json").is_file():
-            pytest.fail(f"VQA_GOLDEN_VLAP={given!r} is set but holds no golden data of VLAP")
+        if not (Path(given) / marker).is_file():
+            pytest.fail(f"{variable}={given!r} is set but holds no golden data of {system}")
         return Path(given)
-    for folder in (CHECKOUT.parent / "shared/golden/vlap", HERE.parent / "data/vlap"):
+    for folder in (CHECKOUT.parent / f"shared/golden/{system}", HERE.parent / f"data/{system}"):
         if folder.is_dir():
             return folder
     return None
 
 
 @dataclass(frozen=True)
-class Golden:
+class GoldenFolder:
     """Cases by name; sizes and ids come from the JSON beside each."""
 
     folder: Path
@@ -62,6 +80,10 @@ class Golden:
         names = sorted(file.stem for file in self.folder.glob(f"{start}*.json"))
         assert names, f"no {start}* in {self.folder}"
         return names
+
+
+class Golden(GoldenFolder):
+    """VLAP's cases."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -169,7 +191,7 @@ def load_reference(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 @pytest.fixture(scope="session")
 def vlap_golden() -> Golden:
-    folder = golden_folder()
+    folder = golden_folder(*VLAP)
     if folder is None:
         pytest.skip("no golden data of VLAP: set VQA_GOLDEN_VLAP")
     torch.set_num_threads(1)
@@ -177,6 +199,179 @@ def vlap_golden() -> Golden:
 
 
 @pytest.fixture
-def find_golden() -> Callable[[], Path | None]:
-    """The search for the folder itself, for the test of its rules."""
+def find_golden() -> Callable[[str, str], Path | None]:
+    """The search for a folder itself, for the test of its rules."""
     return golden_folder
+
+
+# --- SeViLA --------------------------------------------------------------------------------------
+
+DIFFERENCES: dict[str, float] = {}
+"""Largest absolute difference of every SeViLA case, for the table after the run."""
+
+
+class SevilaGolden(GoldenFolder):
+    """SeViLA's cases: models in their sizes with the recorded weights, and comparisons."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.json("config")
+
+    @cached_property
+    def composite(self) -> dict[str, Any]:
+        """The set's sizes as a composite `config.json`."""
+        config, eps = self.config, self.config["layer_norm_eps"]
+        vit, qformer = config["sizes"]["vit"], config["sizes"]["qf"]
+        extra = config["t5_extra"]
+        return {
+            "model_type": "blip-2",
+            "num_query_tokens": qformer["queries"],
+            "vision_config": {
+                "hidden_size": vit["width"],
+                "image_size": vit["img"],
+                "patch_size": vit["patch"],
+                "num_hidden_layers": vit["depth"],
+                "num_attention_heads": vit["heads"],
+                "intermediate_size": config["vit_mlp_hidden"],
+                "layer_norm_eps": eps["vit_blocks"],
+            },
+            "qformer_config": {
+                "hidden_size": qformer["hidden"],
+                "num_hidden_layers": qformer["layers"],
+                "num_attention_heads": qformer["heads"],
+                "intermediate_size": qformer["inter"],
+                "cross_attention_frequency": qformer["cross_freq"],
+                "layer_norm_eps": eps["qformer"],
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+            },
+            "text_config": {
+                **config["sizes"]["t5"],
+                "feed_forward_proj": "gated-gelu",
+                "dense_act_fn": "gelu",
+                "dropout_rate": extra["dropout"],
+                "layer_norm_epsilon": eps["t5"],
+                "relative_attention_num_buckets": extra["relative_attention_num_buckets"],
+                "relative_attention_max_distance": extra["relative_attention_max_distance"],
+                "pad_token_id": config["pad_id"],
+                "eos_token_id": config["eos_id"],
+                "decoder_start_token_id": config["decoder_start_id"],
+            },
+        }
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """The recorded weights under our names."""
+        ours, unknown = sevila_from_reference(self.tensors("weights"))
+        assert unknown == []
+        return ours
+
+    @cached_property
+    def text(self) -> BackboneText:
+        """The set's toy tokenizer as a real one."""
+        note, config = self.json("toy_tokenizer"), self.config
+        ids = {**note["words"], "<pad>": config["pad_id"], "</s>": config["eos_id"], "▁": 3}
+        # Sets with fewer options than five do not name every letter.
+        for letter in "ABCDE":
+            ids.setdefault(letter, max(ids.values()) + 1)
+        return BackboneText(toy_tokenizer(ids), None, vocabulary=len(ids))
+
+    @property
+    def answer_tokens(self) -> AnswerTokens:
+        config = self.config
+        option = self.json("toy_tokenizer")["words"]["Option"]
+        letters = tuple(config["answer_id"][: config["answer_num"]])
+        yes, no = config["yes_id"], config["no_id"]
+        return AnswerTokens(option, letters, yes, no, config["eos_id"], config["pad_id"])
+
+    def sevila(self, **changes: Any) -> Sevila:
+        """Both sides and T5 with the recorded weights, in eval mode."""
+        backbone = Blip2.from_config(
+            self.composite, text=self.text, answer_tokens=self.answer_tokens
+        )
+        model = Sevila(backbone, SevilaConfig(**changes))
+        own = model.state_dict()
+        given = {
+            name if name in own else f"backbone.{name}": value
+            for name, value in self.weights.items()
+            if not name.startswith("vision_model.")
+        }
+        model.load_state_dict(given, strict=True)
+        return model.eval()
+
+    def tower(self) -> VisionTower:
+        """The vision tower with the recorded weights."""
+        config = vision_config(self.composite, "golden")
+        model = Blip2VisionModel(config)
+        start = "vision_model."
+        given = {n.removeprefix(start): v for n, v in self.weights.items() if n.startswith(start)}
+        missing, unexpected = model.load_state_dict(given, strict=False)
+        assert unexpected == []
+        assert missing == ["post_layernorm.weight", "post_layernorm.bias"]
+        return VisionTower(model, vision_spec(config), "float32")
+
+    def features(self, video: Tensor) -> Tensor:
+        """Pixels [B, F, 3, H, W] -> features [B, F, N, C], before the last LayerNorm."""
+        return self.tower().features(video.flatten(0, 1)).unflatten(0, video.shape[:2])
+
+    @staticmethod
+    def prompts(case: dict[str, Tensor], kind: str) -> PromptIds:
+        """The recorded ids of a case; `kind` is qa or loc."""
+        return PromptIds(case[f"{kind}_input_ids"], case[f"{kind}_attention_mask"])
+
+    @staticmethod
+    def close(
+        case: str, ours: Tensor | None, golden: Tensor, what: str, limit: float = VALUE_TOLERANCE
+    ) -> None:
+        """At most 1e-5 apart anywhere; the largest difference is kept for the table."""
+        assert ours is not None, f"{what}: nothing to compare"
+        assert ours.shape == golden.shape, what
+        difference = (ours.detach().double() - golden.double()).abs().max().item()
+        DIFFERENCES[case] = max(DIFFERENCES.get(case, 0.0), difference)
+        assert difference <= limit, f"{what}: {difference:.2e}"
+
+    def gradients_close(self, model: Sevila, data: dict[str, Tensor], case: str) -> set[str]:
+        """Compare every recorded gradient; names of the parameters that had one."""
+        parameters = {
+            name.removeprefix("backbone."): value for name, value in model.named_parameters()
+        }
+        compared = set()
+        for name, value in data.items():
+            if name.startswith("grad."):
+                ours = sevila_from_reference_name(name.removeprefix("grad."))
+                assert ours is not None
+                self.close(f"{case} gradients", parameters[ours].grad, value, name)
+                compared.add(ours)
+        return compared
+
+
+def toy_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+    """Words and single characters; a trailing space is a piece of its own, as in Flan-T5's."""
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<pad>"))
+    tokenizer.normalizer = normalizers.Replace(Regex(" $"), " ▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"[A-Za-z0-9']+|[^\sA-Za-z0-9']"), behavior="removed", invert=True
+    )
+    tokenizer.post_processor = TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", ids["</s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", padding_side="right"
+    )
+
+
+@pytest.fixture(scope="session")
+def sevila_golden() -> SevilaGolden:
+    folder = golden_folder(*SEVILA)
+    if folder is None:
+        pytest.skip("no golden data of SeViLA: set VQA_GOLDEN_SEVILA")
+    torch.set_num_threads(1)
+    return SevilaGolden(folder, complete="VQA_GOLDEN_SEVILA" in os.environ)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of differences, if SeViLA's cases ran."""
+    if DIFFERENCES:
+        terminalreporter.section("SeViLA: largest absolute difference by case")
+        for case, difference in sorted(DIFFERENCES.items()):
+            terminalreporter.write_line(f"{case:<28} {difference:.1e}")

@@ -29,7 +29,19 @@ def write_json(rows: list[dict[str, Any]], folder: Path) -> Path:
     return file
 
 
-WRITERS = {"nextqa": write_csv, "star": write_json}
+def write_jsonl(rows: list[dict[str, Any]], folder: Path) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+WRITERS = {
+    "nextqa": write_csv,
+    "star": write_json,
+    "how2qa": write_jsonl,
+    "tvqa": write_jsonl,
+    "vlep": write_jsonl,
+}
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -1,9 +1,8 @@
 """InstructBLIP Flan-T5 without its vision tower: what VLAP stands on (specs/vlap.md 1, 7).
 
 An adapter over `transformers` submodules: features of frames (before `ln_vision`) and a prompt go
-in, losses, letter logits, option scores or text come out. The traps of specs/vlap.md 7.3 are
-closed here: the language model's head stays untied and its outputs unscaled, the activation is
-exact GELU, `ln_vision` has eps 1e-5.
+in, losses, letter logits, option scores or text come out. `ln_vision` has eps 1e-5; the traps of
+the language model are closed in `frozen_t5.py`.
 
 Axes: B questions, F frames, N tokens a frame, C vision width, Q queries, H Q-Former width,
 D language width, L text length, V vocabulary, O options.
@@ -11,10 +10,10 @@ D language width, L text length, V vocabulary, O options.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,26 +21,26 @@ from transformers import (
     InstructBlipQFormerConfig,
     InstructBlipQFormerModel,
     InstructBlipVisionConfig,
-    T5Config,
-    T5ForConditionalGeneration,
 )
-from transformers.modeling_outputs import BaseModelOutput
 
-from stages.core.errors import ConfigError, DataError
+from stages.core.errors import DataError
 from stages.models.backbones.folder import BackboneFolder
-from stages.models.backbones.text import AnswerTokens, BackboneText, TextBatch
-from stages.models.losses import label_log_probabilities, target_cross_entropy
+from stages.models.backbones.frozen_t5 import (
+    DtypePolicy,
+    Encoded,
+    FrozenT5,
+    assert_head_untied,
+    language_config,
+    untied_t5,
+)
+from stages.models.backbones.text import (
+    NUMBERED_FRAME_PREFIX,
+    AnswerTokens,
+    BackboneText,
+    TextBatch,
+)
 
-DtypePolicy = Literal["float32", "bfloat16", "float16"]
 LN_VISION_EPS = 1e-5
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The language encoder's output [B, L, D] and its mask [B, L]."""
-
-    hidden: Tensor
-    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class GreedyLetters:
     letter_logits: Tensor
 
 
-class InstructBlip(nn.Module):
+class InstructBlip(FrozenT5):
     """`ln_vision`, Q-Former, queries and projection (trainable) before a frozen T5.
 
     Precision policies (specs/vlap.md 7.4); trainable weights are float32 in all of them:
@@ -71,16 +70,10 @@ class InstructBlip(nn.Module):
         text: BackboneText | None = None,
         answer_tokens: AnswerTokens | None = None,
     ) -> None:
-        super().__init__()
-        if dtype_policy not in get_args(DtypePolicy):
-            raise ConfigError(f"dtype {dtype_policy!r} is not one of {get_args(DtypePolicy)}")
+        super().__init__(config, dtype_policy, text, answer_tokens)
         vision = InstructBlipVisionConfig(**config.get("vision_config", {}))
         qformer = qformer_config(config)
         language = language_config(config)
-        self.config = config
-        self.dtype_policy = dtype_policy
-        self._text = text
-        self._answer_tokens = text.answer_tokens if text else answer_tokens
         self.ln_vision = nn.LayerNorm(vision.hidden_size, eps=LN_VISION_EPS)
         self.query_tokens = nn.Parameter(
             torch.zeros(1, config.get("num_query_tokens", 32), qformer.hidden_size)
@@ -129,13 +122,14 @@ class InstructBlip(nn.Module):
 
     def _read_weights(self, folder: BackboneFolder, device: torch.device | str) -> None:
         exact = torch.float32
-        half = torch.float32 if self.dtype_policy == "float32" else torch.bfloat16
         folder.load_into(self.ln_vision, "vision_model.post_layernorm.", dtype=exact, device=device)
         folder.load_into(self.qformer, "qformer.", dtype=exact, device=device)
         folder.load_into(
             self.language_projection, "language_projection.", dtype=exact, device=device
         )
-        folder.load_into(self.language_model, "language_model.", dtype=half, device=device)
+        folder.load_into(
+            self.language_model, "language_model.", dtype=self._language_dtype, device=device
+        )
         queries = folder.tensors(["query_tokens"], dtype=exact, device=device)["query_tokens"]
         if queries.shape != self.query_tokens.shape:
             raise DataError(
@@ -155,34 +149,9 @@ class InstructBlip(nn.Module):
 
     # --- text --------------------------------------------------------------------------------
 
-    @property
-    def text(self) -> BackboneText:
-        """The tokenizers, or `ConfigError` for a model that was built without a folder."""
-        if self._text is None:
-            raise ConfigError("this model was built from a config and has no tokenizers")
-        return self._text
-
-    @property
-    def answer_tokens(self) -> AnswerTokens:
-        """Ids of the answer's tokens."""
-        if self._answer_tokens is None:
-            raise ConfigError("this model was built without answer tokens")
-        return self._answer_tokens
-
     def read_text(self, prompts: Sequence[str]) -> TextBatch:
         """Prompts as ids on this model's device; cut as in training or as in evaluation."""
         return self.text.encode(prompts, training=self.training).to(self.device)
-
-    def labels(self, targets: Sequence[str] | Tensor) -> Tensor:
-        """Target strings (or ready labels) as labels [B, L] on this model's device."""
-        if isinstance(targets, Tensor):
-            return targets.to(self.device)
-        return self.text.encode_targets(targets).to(self.device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the queries are."""
-        return self.query_tokens.device
 
     @property
     def num_queries(self) -> int:
@@ -231,26 +200,6 @@ class InstructBlip(nn.Module):
             output = self.language_model.encoder(inputs_embeds=embeds, attention_mask=mask)
         return Encoded(output.last_hidden_state, mask)
 
-    def decoder_logits(self, encoded: Encoded, decoder_ids: Tensor) -> Tensor:
-        """One decoder pass: logits [B, L, V] after each of `decoder_ids` [B, L]."""
-        with self.language_precision():
-            return self.language_model.lm_head(self._decode(encoded, decoder_ids))
-
-    def target_logits(self, encoded: Encoded, labels: Tensor) -> Tensor:
-        """Logits [B, L, V] at the positions of `labels`, with the labels as forced input."""
-        return self.decoder_logits(encoded, self.language_model._shift_right(labels))
-
-    def target_loss(self, encoded: Encoded, targets: Sequence[str] | Tensor) -> Tensor:
-        """Mean cross entropy over all label tokens, `</s>` included (specs/vlap.md 1.3)."""
-        labels = self.labels(targets)
-        return target_cross_entropy(self.target_logits(encoded, labels), labels)
-
-    def letter_loss(self, encoded: Encoded, answers: Sequence[int] | Tensor) -> Tensor:
-        """`target_loss` of `Option X </s>` for 0-based answers, from the answer tokens."""
-        tokens = self.answer_tokens
-        rows = [[tokens.option, tokens.letters[int(i)], tokens.eos] for i in answers]
-        return self.target_loss(encoded, torch.tensor(rows, device=self.device))
-
     def letter_logits(self, encoded: Encoded) -> Tensor:
         """Logits of all letters [B, 5] after the forced prefix [start, Option], in float32.
 
@@ -261,43 +210,7 @@ class InstructBlip(nn.Module):
         prefix = torch.tensor([[self._start_id, tokens.option]], device=self.device)
         with self.language_precision():
             hidden = self._decode(encoded, prefix.expand(len(encoded.hidden), -1))[:, 1]
-        rows = self.language_model.lm_head.weight[list(tokens.letters)].float()
-        with torch.autocast(hidden.device.type, enabled=False):
-            return hidden.float() @ rows.T
-
-    def rank_scores(
-        self,
-        encoded: Encoded,
-        options: Sequence[Sequence[str]],
-        *,
-        norm: Literal["sum", "mean"] = "sum",
-    ) -> Tensor:
-        """Log-probability of each option's text with `</s>`, [B, O]; missing options are -inf."""
-        if len(options) != len(encoded.hidden):
-            raise DataError(f"{len(options)} lists of options for {len(encoded.hidden)} questions")
-        counts = [len(row) for row in options]
-        owners = torch.tensor([b for b, n in enumerate(counts) for _ in range(n)])
-        columns = torch.tensor([o for n in counts for o in range(n)])
-        labels = self.labels([option for row in options for option in row])
-        owners, columns = owners.to(self.device), columns.to(self.device)
-        repeated = Encoded(encoded.hidden[owners], encoded.mask[owners])
-        total, length = label_log_probabilities(self.target_logits(repeated, labels), labels)
-        scores = total.new_full((len(options), max(counts)), -torch.inf)
-        scores[owners, columns] = total / length if norm == "mean" else total
-        return scores
-
-    @torch.no_grad()
-    def generate(self, encoded: Encoded, *, max_new_tokens: int = 32) -> list[str]:
-        """Greedy text answers for open-ended questions."""
-        with self.language_precision():
-            ids = self.language_model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=encoded.hidden),
-                attention_mask=encoded.mask,
-                max_new_tokens=max_new_tokens,
-                num_beams=1,
-                do_sample=False,
-            )
-        return self.text.decode(ids)
+        return self.head_logits(hidden, tokens.letters, exact=True)
 
     @torch.no_grad()
     def greedy_letters(self, encoded: Encoded, *, penalty: float = 1.5) -> GreedyLetters:
@@ -306,7 +219,7 @@ class InstructBlip(nn.Module):
         Scores are after its repetition penalty, which touches the start token and the first
         generated one (specs/vlap.md 4 and 11.4).
         """
-        ids = torch.full((len(encoded.hidden), 1), self._start_id, device=self.device)
+        ids = self._start_ids(len(encoded))
         scores: list[Tensor] = []
         for _ in range(2):
             logits = self.decoder_logits(encoded, ids)[:, -1].float()
@@ -325,36 +238,15 @@ class InstructBlip(nn.Module):
             return torch.autocast(self.device.type, dtype=torch.float16)
         return nullcontext()
 
-    def language_precision(self) -> AbstractContextManager[Any]:
-        """Autocast of T5."""
-        if self.dtype_policy == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
     # --- private -----------------------------------------------------------------------------
-
-    @property
-    def _start_id(self) -> int:
-        start = self.language_model.config.decoder_start_token_id
-        return int(self.language_model.config.pad_token_id if start is None else start)
-
-    def _decode(self, encoded: Encoded, decoder_ids: Tensor) -> Tensor:
-        hidden = self.language_model.decoder(
-            input_ids=decoder_ids,
-            encoder_hidden_states=encoded.hidden,
-            encoder_attention_mask=encoded.mask,
-            use_cache=False,
-        ).last_hidden_state
-        if self.language_model.config.scale_decoder_outputs:
-            hidden = hidden * self.language_model.model_dim**-0.5
-        return hidden
 
     def _with_prefixes(self, visual: Tensor) -> Tensor:
         B, tokens, D = visual.shape
         frames = visual.reshape(B, tokens // self.num_queries, self.num_queries, D)
         parts: list[Tensor] = []
         for i in range(frames.shape[1]):
-            ids = torch.tensor(self.text.plain_ids(f"Frame {i + 1}: "), device=self.device)
+            name = NUMBERED_FRAME_PREFIX.format(number=i + 1)
+            ids = torch.tensor(self.text.plain_ids(name), device=self.device)
             words = self.language_model.shared(ids).float()
             parts += [words.expand(B, *words.shape), frames[:, i].float()]
         return torch.cat(parts, dim=1)
@@ -389,75 +281,8 @@ def penalise_repetition(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
     return logits.scatter(1, ids, punished)
 
 
-def restrict_options(scores: Tensor, num_options: Sequence[int]) -> Tensor:
-    """Scores [B, O] with options that a question does not have set to -inf."""
-    limits = torch.tensor(list(num_options), device=scores.device)[:, None]
-    columns = torch.arange(scores.shape[1], device=scores.device)
-    return scores.masked_fill(columns >= limits, -torch.inf)
-
-
-@contextmanager
-def module_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Run `module` in train or eval mode for a moment."""
-    before = module.training
-    module.train(training)
-    try:
-        yield
-    finally:
-        module.train(before)
-
-
-# --- configurations and the tied head ------------------------------------------------------------
-
-
 def qformer_config(config: dict[str, Any]) -> Any:
     """The Q-Former's config, reading images as wide as the vision tower's."""
     values = dict(config.get("qformer_config", {}))
     vision = InstructBlipVisionConfig(**config.get("vision_config", {}))
     return InstructBlipQFormerConfig(**(values | {"encoder_hidden_size": vision.hidden_size}))
-
-
-def language_config(config: dict[str, Any]) -> Any:
-    """T5's config with exact GELU and unscaled outputs unless the file says otherwise.
-
-    transformers 5 forces `tie_word_embeddings` to True and derives the scaling from the value it
-    found in the input (specs/vlap.md 7.3, traps 1 and 2).
-    """
-    values = dict(config.get("text_config", {}))
-    kind = values.pop("model_type", "t5")
-    if kind != "t5":
-        raise DataError(f"language model of type {kind!r}; vqa reads the Flan-T5 variants only")
-    scaled = bool(values.get("scale_decoder_outputs", False))
-    activation = values.get("dense_act_fn", "gelu")
-    language = T5Config(**(values | {"tie_word_embeddings": False}))
-    language.scale_decoder_outputs = scaled
-    language.dense_act_fn = activation
-    language.tie_word_embeddings = True  # the three embedding names do share one tensor
-    if language.decoder_start_token_id is None:
-        language.decoder_start_token_id = language.pad_token_id
-    return language
-
-
-def untied_t5(config: Any) -> Any:
-    """A T5 whose head is a tensor of its own, and stays so."""
-    model = T5ForConditionalGeneration(config)
-    head = torch.empty_like(model.shared.weight)
-    nn.init.normal_(head, std=config.d_model**-0.5)
-    model.lm_head.weight = nn.Parameter(head)
-    # From here on a later tie_weights() must not undo this.
-    for part in (model, model.encoder, model.decoder):
-        part.config.tie_word_embeddings = False
-    return model
-
-
-def assert_head_untied(model: Any) -> None:
-    """Raise `DataError` if the head is the embedding, or has become a copy of it."""
-    head, embedding = model.lm_head.weight, model.shared.weight
-    same = head is embedding or (
-        head.device.type != "meta" and head.data_ptr() == embedding.data_ptr()
-    )
-    if same or (head.device.type != "meta" and torch.equal(head, embedding)):
-        raise DataError(
-            "the language model's head is tied to its embeddings; Flan-T5's is not",
-            "the file holds one tensor under both names, or a tie_weights() ran after loading",
-        )

@@ -1,7 +1,7 @@
 """Text in and out of a BLIP-2 family backbone: tokenizers, prompts as ids, the answer's tokens.
 
 Reads the folder's `tokenizer.json` (T5) and `qformer_tokenizer/tokenizer.json`. Lengths and sides
-are those of specs/vlap.md 1.4.
+are those of specs/vlap.md 1.4 and, for a Q-Former that reads no text, specs/sevila.md 1.6.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from stages.core.errors import DataError, MissingInput
@@ -22,7 +23,11 @@ from stages.models.losses import IGNORED
 LETTERS = "ABCDE"
 OPTION_WORD = "Option"
 MAX_TEXT_TOKENS = 128
+MAX_PLAIN_TOKENS = 77
+"""SeViLA's limit for prompts, `</s>` included; its configured limit is never used."""
 MAX_TARGET_TOKENS = 256
+FRAME_PREFIX = "Frame: "
+NUMBERED_FRAME_PREFIX = "Frame {number}: "
 FLAN_T5_VOCABULARIES = (32_100, 32_128)
 
 
@@ -58,6 +63,51 @@ class TextBatch:
 
 
 @dataclass(frozen=True)
+class PromptIds:
+    """One prompt per row for T5 alone: ids [R, L] and mask, 0 is padding (right)."""
+
+    ids: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Ids of each prompt, padding not counted, [R]."""
+        return self.mask.sum(dim=1)
+
+    def rows(self, index: Tensor) -> PromptIds:
+        """The prompts at `index` (which may repeat), without padding that none of them needs."""
+        mask = self.mask[index]
+        longest = int(mask.sum(dim=1).max()) if len(mask) else 0
+        return PromptIds(self.ids[index][:, :longest], mask[:, :longest])
+
+    def to(self, device: torch.device | str) -> PromptIds:
+        """The same batch on `device`."""
+        return PromptIds(self.ids.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True)
+class FramePrefixes:
+    """What stands before each frame's tokens: ids [F, P] and mask, padded to the longest.
+
+    Padding inside a row shifts T5's relative positions, so it is part of the layout: with ten
+    frames and more the reference pads `Frame 1: ` to the length of `Frame 10: `.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def to(self, device: torch.device | str) -> FramePrefixes:
+        """The same prefixes on `device`."""
+        return FramePrefixes(self.ids.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True)
 class AnswerTokens:
     """Ids that answers are read from, taken from the tokenizer; never constants of one model."""
 
@@ -74,7 +124,7 @@ class AnswerTokens:
 
 
 FLAN_T5_LETTERS = (71, 272, 205, 309, 262)
-FLAN_T5_YES, FLAN_T5_NO = 4273, 150
+FLAN_T5_YES, FLAN_T5_NO, FLAN_T5_SPACE = 4273, 150, 3
 
 
 class BackboneText:
@@ -116,6 +166,32 @@ class BackboneText:
         qformer = _encode(self.qformer, prompts, self.max_tokens, side="left")
         t5 = _encode(self.t5, prompts, self.max_tokens if training else None, side="left")
         return TextBatch(*qformer, *t5)
+
+    def encode_plain(
+        self, prompts: Sequence[str], limit: int | None = MAX_PLAIN_TOKENS
+    ) -> PromptIds:
+        """Prompts as ids for T5 alone, cut on the right to `limit` ids with `</s>`.
+
+        Long prompts thus lose their last sentence (specs/sevila.md 0.3); None cuts nothing.
+        """
+        return PromptIds(*_encode(self.t5, prompts, limit, side="right"))
+
+    def frame_prefix(self) -> FramePrefixes:
+        """`Frame: `, which stands before a frame that is looked at alone."""
+        return self._prefixes([FRAME_PREFIX])
+
+    def numbered_prefixes(self, frames: int) -> FramePrefixes:
+        """`Frame 1: ` ... `Frame K: `, which stand before frames that are looked at together."""
+        return self._prefixes([NUMBERED_FRAME_PREFIX.format(number=k + 1) for k in range(frames)])
+
+    def _prefixes(self, texts: Sequence[str]) -> FramePrefixes:
+        rows = [torch.tensor(self.plain_ids(text)) for text in texts]
+        masks = [torch.ones_like(row) for row in rows]
+        pad = float(self.t5.pad_token_id)
+        return FramePrefixes(
+            pad_sequence(rows, batch_first=True, padding_value=pad),
+            pad_sequence(masks, batch_first=True),
+        )
 
     def encode_targets(self, targets: Sequence[str]) -> Tensor:
         """Answers with `</s>` as labels [B, L]; padding is -100."""
@@ -196,6 +272,35 @@ def _assert_flan_t5(tokens: AnswerTokens) -> None:
             f"a Flan-T5 vocabulary must have letters, yes, no, </s>, pad = {published}, "
             f"this tokenizer has {found}",
             "the tokenizer in the folder does not belong to these weights",
+        )
+
+
+def assert_flan_t5_prompts(t5: PreTrainedTokenizerFast) -> None:
+    """Raise `DataError` unless prompts and prefixes become ids as in SeViLA (specs/sevila.md 1.6).
+
+    The prefixes' trailing space must be a piece of its own (id 3): a tokenizer that was rebuilt
+    with `WhitespaceSplit` drops it and shifts every input.
+    """
+
+    def ids(text: str, *, special: bool) -> list[int]:
+        return list(t5(text, add_special_tokens=special)["input_ids"])
+
+    numbered = ids(NUMBERED_FRAME_PREFIX.format(number=1), special=False)
+    single = ids(FRAME_PREFIX, special=False)
+    letter = ids(f"{OPTION_WORD} A", special=True)
+    found = {
+        "Frame 1: ": len(numbered) == 4 and numbered[-1] == FLAN_T5_SPACE,
+        "Frame: ": len(single) == 3 and single[-1] == FLAN_T5_SPACE,
+        "Option A": len(letter) == 3 and letter[1:] == [FLAN_T5_LETTERS[0], 1],
+        "yes": ids("yes", special=True) == [FLAN_T5_YES, 1],
+    }
+    wrong = [text for text, right in found.items() if not right]
+    if wrong:
+        raise DataError(
+            f"the tokenizer does not read {', '.join(map(repr, wrong))} as Flan-T5's does: "
+            f"{[ids(text, special=False) for text in wrong]}",
+            "was tokenizer.json saved by a class that rebuilds the pre-tokenizer? take the "
+            "published file",
         )
 
 
