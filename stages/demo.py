@@ -13,10 +13,12 @@ from typing import Any
 
 from stages import distill, evaluate, features, frames, prepare, report, teacher
 from stages.artifacts.store import Artifact, Workspace
+from stages.artifacts.weights import backbone_of
 from stages.benchmarks.batches import load_questions
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import image_size
 from stages.recipes.recipe import Recipe, load_recipe
+from stages.systems.inputs import EvaluateInputs, evaluate_config, selector_name
 from stages.training.inputs import TrainingInputs
 from stages.video.clips import SamplingConfig
 from stages.video.resize import FrameFormat
@@ -209,10 +211,10 @@ class _Demo:
         values: dict[str, Any],
     ) -> tuple[DemoRow, Artifact]:
         self.notify(f"seed {self.seed}: evaluating {name}")
-        inputs = evaluate.EvaluateInputs(questions, stored, weights)
-        config = evaluate.evaluate_config(
-            inputs, {**values, "seed": self.seed}, self.runtime.device
-        )
+        select = selector_name("vlap", values.get("select"))
+        backbone = backbone_of(weights)
+        inputs = EvaluateInputs("vlap", select, questions, stored, weights, None, backbone, "")
+        config = evaluate_config(inputs, {**values, "seed": self.seed}, self.runtime.device)
         how = self._how(f"{name}-seed{self.seed}")
         result = evaluate.evaluate(self.workspace, inputs, config, how)
         predictions = _finished(result.artifact)

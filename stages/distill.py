@@ -19,7 +19,7 @@ from stages.artifacts.weights import read_weights
 from stages.core.errors import UsageError
 from stages.core.runtime import Runtime
 from stages.models.vlap import VlapStudent, load_trained_state
-from stages.systems.tuning import TuneAccuracy
+from stages.systems.tuning import TuneAccuracy, vlap_of
 from stages.training.inputs import TrainingInputs, count_of, events_folder, stored_frames
 from stages.training.loop import Fit
 from stages.training.run import reuse_weights, run_training
@@ -134,8 +134,9 @@ class _Search:
 
     def _suits(self, item: Artifact, role: str) -> bool:
         made = item.config
-        given = (made["benchmark"], made["backbone"], made["role"], made["model"]["frames"])
-        return given == (self.benchmark, self.backbone, role, self.frames)
+        given = (made["system"], made["benchmark"], made["backbone"], made["role"])
+        wanted = ("vlap", self.benchmark, self.backbone, role)
+        return given == wanted and bool(made["model"]["frames"] == self.frames)
 
 
 ROLES = ("start", "teacher", "student")
@@ -184,9 +185,9 @@ def distill(
             inputs.tune_questions,
             inputs.tune_features,
             config.model.frames,
-            config.answer,
             config.eval_batch_size,
             setup.accelerator,
+            vlap_of(config.answer, config.benchmark),
         )
         return setup.fit(student, data, directory, evaluate)
 

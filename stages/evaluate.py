@@ -9,23 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from stages.artifacts import atomic
 from stages.artifacts.clips import Failure
-from stages.artifacts.lookup import (
-    features_of,
-    prepared_splits,
-    questions_for,
-    questions_of,
-    weights_of,
-)
 from stages.artifacts.predictions import (
     METRICS_FILE,
     PREDICTIONS_TABLE,
@@ -37,194 +29,28 @@ from stages.artifacts.questions import write_failures
 from stages.artifacts.result import StageResult, finished_result, unfinished_result
 from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_shards
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
-from stages.artifacts.weights import backbone_of
-from stages.benchmarks.batches import QuestionFeatures, load_questions, stores
-from stages.benchmarks.exports import OFFICIAL
-from stages.benchmarks.manifest import load_manifest, split_name
-from stages.benchmarks.prompts import AnswerMode
+from stages.benchmarks.batches import QuestionFeatures, load_questions
+from stages.benchmarks.exports import official_suffix, write_official
+from stages.benchmarks.manifest import load_manifest
 from stages.benchmarks.questions import Question
-from stages.benchmarks.scorers.accuracy import ScoredRow, is_correct, row_of, score
-from stages.benchmarks.statistics import tally
-from stages.core.config import Config
-from stages.core.device import resolve_device, torch_version
-from stages.core.errors import ConfigError, DataError, UsageError
+from stages.benchmarks.scorers.accuracy import is_correct, row_of
+from stages.benchmarks.scorers.judge import judge
+from stages.benchmarks.statistics import percent, tally
+from stages.core.device import resolve_device
+from stages.core.errors import DataError, UsageError
 from stages.core.runtime import Runtime
-from stages.models.backbones.catalog import backbone_label, backbone_path
-from stages.models.backbones.folder import BackboneFolder
-from stages.models.vlap import VlapConfig
-from stages.systems.face import System
-from stages.systems.predict import Blind, Prediction, predict
-from stages.systems.selectors import PLAIN_SELECTORS, plain_selector
-from stages.systems.vlap import load_vlap
+from stages.models.backbones.catalog import backbone_host
+from stages.systems.blind import Blindfold
+from stages.systems.build import build_system
+from stages.systems.inputs import EvaluateConfig, EvaluateInputs
+from stages.systems.language_only import drop_note, language_only
+from stages.systems.predict import Prediction, predict
 
 STAGE = "eval"
-CHANGEABLE = ("answer", "eval_noise", "frame_prefix_text", "rank_norm", "restrict_options")
-"""Options of the network that leave its weights as they are."""
-
-
-class EvaluateConfig(Config):
-    """What decides the bytes of a predictions artifact, besides features and weights."""
-
-    benchmark: str
-    """Name of the benchmark."""
-    split: str
-    """Split that is answered."""
-    system: Literal["vlap"]
-    """Name of the system."""
-    select: str = "own"
-    """`own`: the system's selector; or uniform, random, oracle, all."""
-    stored_sampling: bool = False
-    """`uniform` takes the K frames that extraction sampled, not the middle ones of the T."""
-    keep: int
-    """Frames that are kept."""
-    frames: int
-    """Frames that they are kept from."""
-    answer: AnswerMode
-    """How answers are read."""
-    blind: Blind | None = None
-    """What is shown instead of the video."""
-    model: dict[str, Any] = Field(default_factory=dict)
-    """Options of the network that differ from training (`eval_noise`, `restrict_options`, ...)."""
-    seed: int = Field(default=42, ge=0)
-    """Seed of random selection, noise and intervals."""
-    batch_size: int = Field(default=16, ge=1)
-    """Questions per forward pass."""
-    questions_per_shard: int = Field(default=256, ge=1)
-    """Questions in one shard."""
-    device: str
-    """Device type."""
-    torch: str
-    """Major and minor version."""
-
-
-@dataclass(frozen=True)
-class EvaluateInputs:
-    """Artifacts that an evaluation reads."""
-
-    questions: Artifact
-    features: Artifact
-    weights: Artifact
-
-
-def find_inputs(
-    workspace: Workspace,
-    benchmark: str,
-    split: str | None,
-    *,
-    system: str = "vlap",
-    role: str | None = None,
-    weights: str | None = None,
-    features: Sequence[str] = (),
-    questions: str | None = None,
-    backbone: str | None = None,
-) -> EvaluateInputs:
-    """Choose what to evaluate: the report split; a student before a start or a teacher.
-
-    Args:
-        workspace: Where to look.
-        benchmark: Name of the benchmark.
-        split: Its split; none: the one that the literature prints.
-        system: Name of the system.
-        role: Role of the weights; none: the first of student, start, teacher that there is.
-        weights: Weights that the user named; they may be another benchmark's.
-        features: Features that the user named.
-        questions: Questions that the user named.
-        backbone: Name or folder of the backbone; none: whatever the weights were trained with.
-    """
-    named = [workspace.by_reference("features", reference) for reference in features]
-    if questions is not None:
-        named.append(workspace.by_reference("questions", questions))
-    name = _split_of(benchmark, split, named)
-    if name not in prepared_splits(workspace, benchmark):
-        questions_of(workspace, benchmark, name)  # says how to prepare it
-    made_by = [item.config["backbone"] for item in named if item.kind == "features"]
-    label = backbone_label(backbone) if backbone else next(iter(made_by), None)
-    roles = [role] if role else ["student", "start", "teacher"]
-    chosen = weights_of(
-        workspace, benchmark, roles, system=system, backbone=label, reference=weights
-    )
-    made = chosen.config
-    label = label or made["backbone"]
-    if questions is not None:
-        asked = questions_of(workspace, benchmark, name, questions)
-    else:
-        asked = questions_for(
-            workspace, benchmark, name, features=features, backbone=label, weights=chosen
-        )
-    found = features_of(
-        workspace,
-        asked,
-        backbone=label,
-        frames=made["model"]["frames"],
-        references=features,
-        folder=backbone or backbone_of(chosen),
-    )
-    return EvaluateInputs(asked, found, chosen)
-
-
-def _split_of(benchmark: str, split: str | None, named: Sequence[Artifact]) -> str:
-    """The split that is asked for; none: that of what the user named, else the report split."""
-    manifest = load_manifest(benchmark)
-    if split is not None:
-        return split_name(manifest, split)
-    splits = {str(item.config["split"]) for item in named if item.config["benchmark"] == benchmark}
-    return splits.pop() if len(splits) == 1 else manifest.report_split
-
-
-def evaluate_config(inputs: EvaluateInputs, values: dict[str, Any], device: str) -> EvaluateConfig:
-    """The configuration of an evaluation; what is not given comes from the weights.
-
-    Raises:
-        UsageError: No such selector, more frames are to be kept than are seen, or another number
-            than a prompter was trained for or `all` implies.
-        ConfigError: An unknown key, or a network option that only training may set.
-    """
-    made = inputs.weights.config
-    trained = VlapConfig.build(made["model"], inputs.weights.id)
-    select = values.pop("select", None) or "own"
-    if select not in ("own", *PLAIN_SELECTORS):
-        raise UsageError(
-            f"no selector called {select!r}", f"known: own, {', '.join(PLAIN_SELECTORS)}"
-        )
-    given = values.pop("keep", None)
-    keep = (trained.frames if select == "all" else trained.keep) if given is None else given
-    if type(keep) is not int or keep < 1:
-        raise ConfigError(f"keep: a number of frames, not {keep!r}")
-    if select == "all" and keep != trained.frames:
-        raise UsageError(
-            f"--select all keeps all {trained.frames} frames, not {keep}",
-            "leave --keep out, or choose another --select",
-        )
-    if keep > trained.frames:
-        raise UsageError(f"cannot keep {keep} of {trained.frames} frames")
-    if select == "own" and keep != trained.keep:
-        raise UsageError(
-            f"{inputs.weights.id} keeps {trained.keep} frames by itself, not {keep}",
-            "choose another --select, or weights trained for it",
-        )
-    config = EvaluateConfig.build(
-        {
-            "system": made["system"],
-            "answer": made["answer"],
-            **values,
-            "benchmark": inputs.questions.config["benchmark"],
-            "split": inputs.questions.config["split"],
-            "select": select,
-            "stored_sampling": select == "uniform" and stores(inputs.features, keep),
-            "keep": keep,
-            "frames": trained.frames,
-            "device": resolve_device(device).type,
-            "torch": torch_version(),
-        },
-        "eval",
-    )
-    fixed = sorted(set(config.model) - set(CHANGEABLE))
-    if fixed:
-        raise ConfigError(
-            f"eval: model.{fixed[0]} is decided by training", f"open: {', '.join(CHANGEABLE)}"
-        )
-    VlapConfig.build(made["model"] | config.model, "eval: model")
-    return config
+ANSWERED = ("multiple-choice", "open-ended", "either")
+"""Tasks whose questions are about one video and have an answer."""
+CHOOSES_VIDEOS = ("videodistill",)
+"""Systems that can choose among several videos."""
 
 
 def evaluate(
@@ -232,8 +58,6 @@ def evaluate(
     inputs: EvaluateInputs,
     config: EvaluateConfig,
     runtime: Runtime,
-    *,
-    backbone: str | None = None,
 ) -> StageResult:
     """Write predictions and metrics of one split, continuing what an earlier run left.
 
@@ -242,24 +66,28 @@ def evaluate(
             oracle without spans. A single such question is a failed row instead.
     """
     started = time.monotonic()
-    request, notes = _request(config, inputs, runtime), _chosen(inputs)
+    request, notes = _request(config, inputs, runtime), inputs.notes()
     existing = reusable(workspace, request, runtime)
     if existing is not None:
-        return _result(existing, True, started, notes)
+        drop = _language_only(workspace, inputs, config, existing)
+        return _with_drop(_result(existing, True, started, notes), config, drop)
     data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
     _refuse_impossible(data.questions, config)
-    ranges = split_into_shards(len(data.questions), config.questions_per_shard)
+    parts = _parts(data.questions, config)
     draft = workspace.draft(request, force=runtime.force)
-    sharded = ShardedDraft(draft, len(ranges), STEM, ".parquet", runtime.shards)
-    run = _Run(data, config, inputs, runtime, backbone)
+    sharded = ShardedDraft(draft, len(parts), STEM, ".parquet", runtime.shards)
+    run = _Run(data, config, inputs, runtime)
     sharded.announce(len(data.questions))
-    sharded.run_passes(lambda claims: run.build(sharded, claims, ranges))
-    artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, config, run.host()))
+    sharded.run_passes(lambda claims: run.build(sharded, claims, parts))
+    artifact = sharded.finish_if_complete(
+        lambda: _finish(draft, sharded, config, parts, run.host())
+    )
     if artifact is None:
         counts = sharded.item_counts(len(data.questions))
         unfinished = unfinished_result(draft, counts, time.monotonic() - started)
         return replace(unfinished, notes=[*notes, *unfinished.notes])
-    return _result(artifact, False, started, notes)
+    drop = _language_only(workspace, inputs, config, artifact)
+    return _with_drop(_result(artifact, False, started, notes), config, drop)
 
 
 def plan(
@@ -271,46 +99,55 @@ def plan(
     data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
     _refuse_impossible(data.questions, config)
     usable = set(data.usable())
-    ranges = split_into_shards(len(data.questions), config.questions_per_shard)
-    batches = [math.ceil(len(usable & set(part)) / config.batch_size) for part in ranges]
+    parts = _parts(data.questions, config)
+    batches = [math.ceil(len(usable & set(part)) / config.batch_size) for part in parts]
     return {
         "artifact": existing.id if existing else request.id,
         "reused": existing is not None,
         "inputs": [item.id for item in request.inputs.values()],
         "questions": len(data.questions),
         "with_features": len(usable),
-        "shards": len(ranges),
+        "shards": len(parts),
         "forward_passes": 0 if existing else sum(batches),
     }
+
+
+def _parts(questions: Sequence[Question], config: EvaluateConfig) -> list[list[int]]:
+    """Positions of each shard's questions, grouped by clip.
+
+    Questions about one clip lie next to each other, whatever order the annotations have, so that
+    a clip's features are read once and what a system computes from them alone is computed once.
+    """
+    order = sorted(range(len(questions)), key=lambda index: _clip_order(questions[index]))
+    ranges = split_into_shards(len(order), config.questions_per_shard)
+    return [[order[place] for place in part] for part in ranges]
+
+
+def _clip_order(question: Question) -> tuple[str, float, float]:
+    return (
+        question.video,
+        question.start or 0.0,
+        math.inf if question.end is None else question.end,
+    )
 
 
 def _request(config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> Request:
     return Request(
         "predictions",
-        runtime.name or _label(config, inputs.weights),
+        runtime.name or _label(config, inputs),
         config.as_json(),
-        {
-            "questions": inputs.questions,
-            "features": inputs.features,
-            "weights": inputs.weights,
-        },
+        inputs.as_inputs(),
     )
 
 
-def _chosen(inputs: EvaluateInputs) -> list[str]:
-    """What was chosen, for the terminal."""
-    notes = [
-        f"questions: {inputs.questions.id}",
-        f"features: {inputs.features.id}",
-        f"weights: {inputs.weights.id}",
-    ]
-    asked, trained = inputs.questions.config["benchmark"], inputs.weights.config["benchmark"]
-    if asked != trained:
-        notes.append(f"these weights were trained on {trained}, not on {asked}")
-    return notes
-
-
 def _refuse_impossible(questions: Sequence[Question], config: EvaluateConfig) -> None:
+    task = load_manifest(config.benchmark).task
+    chooses = task == "multiple-choice-videos" and config.system in CHOOSES_VIDEOS
+    if task not in ANSWERED and not chooses:
+        raise UsageError(
+            f"{config.system} answers questions about one video; {config.benchmark} is {task}",
+            "choose another --system",
+        )
     if config.answer == "letter" and _open_ended(questions):
         raise UsageError(
             f"the questions of {config.benchmark} {config.split} have no options to letter",
@@ -323,9 +160,13 @@ def _refuse_impossible(questions: Sequence[Question], config: EvaluateConfig) ->
         )
 
 
-def _label(config: EvaluateConfig, weights: Artifact) -> str:
-    parts = [config.benchmark, config.split, weights.label.removeprefix(f"{config.benchmark}-")]
-    if config.select != "own":
+def _label(config: EvaluateConfig, inputs: EvaluateInputs) -> str:
+    weights = inputs.weights
+    made = config.system if weights is None else weights.label.removeprefix(f"{config.benchmark}-")
+    parts = [config.benchmark, config.split, made]
+    if config.system != "vlap":
+        parts.append(f"{config.select}-{config.frames}to{config.keep}")
+    elif config.select != "own":
         parts.append(f"{config.select}{config.keep}")
     if config.blind:
         parts.append(f"blind-{config.blind}")
@@ -344,19 +185,22 @@ class _Run:
         config: EvaluateConfig,
         inputs: EvaluateInputs,
         runtime: Runtime,
-        backbone: str | None,
     ) -> None:
         self.data, self.config, self.runtime = data, config, runtime
-        self.system = _system(config, inputs, runtime, backbone)
+        self.inputs = inputs
+        self.system = build_system(config, inputs, resolve_device(runtime.device))
+        self.blind = Blindfold(config.blind, data, config.seed) if config.blind else None
         self.seconds = 0.0
         self.answered = 0
 
-    def build(self, sharded: ShardedDraft, claims: Iterator[Claim], ranges: Sequence[range]) -> int:
+    def build(
+        self, sharded: ShardedDraft, claims: Iterator[Claim], parts: Sequence[list[int]]
+    ) -> int:
         """Answer and commit every claimed shard."""
         count = 0
         for claim in claims:
             try:
-                records = self._shard(ranges[claim.shard])
+                records = self._shard(claim.shard, parts[claim.shard])
                 data = encode_predictions(records, _open_ended(self.data.questions))
                 failed = sum(record["status"] == "failed" for record in records)
                 counts = {"done": len(records) - failed, "failed": failed}
@@ -369,14 +213,18 @@ class _Run:
     def host(self) -> dict[str, Any]:
         """Model time per question from stored features, of what this run answered."""
         per_question = 1000 * self.seconds / self.answered if self.answered else None
-        return {"ms_per_video": per_question, "answered_in_this_run": self.answered}
+        return {
+            "ms_per_video": per_question,
+            "answered_in_this_run": self.answered,
+            **backbone_host(self.inputs.backbone),
+        }
 
-    def _shard(self, positions: range) -> list[dict[str, Any]]:
+    def _shard(self, number: int, positions: Sequence[int]) -> list[dict[str, Any]]:
         usable = [index for index in positions if not self._problem(index)]
         self._warm_up(usable)
         # Evaluation with noise draws from here: each shard by itself, so that a resumed run and
         # one that builds every n-th shard draw the same.
-        torch.manual_seed(_shard_seed(self.config.seed, positions.start))
+        torch.manual_seed(_shard_seed(self.config.seed, number))
         answered: dict[int, Prediction] = {}
         started = time.monotonic()
         predictions = predict(
@@ -384,8 +232,7 @@ class _Run:
             self.data,
             usable,
             self.config.batch_size,
-            blind=self.config.blind,
-            seed=self.config.seed,
+            blind=self.blind,
         )
         for index, prediction in zip(usable, predictions, strict=True):
             answered[index] = prediction
@@ -401,7 +248,7 @@ class _Run:
     def _warm_up(self, usable: Sequence[int]) -> None:
         """One batch outside the clock."""
         if self.answered == 0:
-            for _ in predict(self.system, self.data, usable[:1], 1, blind=self.config.blind):
+            for _ in predict(self.system, self.data, usable[:1], 1, blind=self.blind):
                 continue
 
     def _record(self, index: int, prediction: Prediction | None) -> dict[str, Any]:
@@ -416,6 +263,8 @@ class _Run:
             "times": [],
             "frame_scores": [],
             "frame_rule": None,
+            "tied": None,
+            "by_frame": [],
             "candidate_times": [],
             "status": "failed",
             "reason": "",
@@ -433,38 +282,15 @@ class _Run:
             "times": prediction.times,
             "frame_scores": prediction.frame_scores,
             "frame_rule": prediction.frame_rule,
+            "tied": prediction.tied,
+            "by_frame": prediction.by_frame,
             "candidate_times": prediction.candidate_times,
             "status": "ok" if question.labelled else "unlabelled",
         }
 
 
-def _system(
-    config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime, backbone: str | None
-) -> System:
-    weights = inputs.weights
-    torch.manual_seed(config.seed)
-    folder = BackboneFolder(backbone_path(backbone or backbone_of(weights)))
-    if folder.content_fingerprint(["vision_model."]) != inputs.features.config["weights"]:
-        raise DataError(
-            f"{inputs.features.id} was extracted with another vision tower than {folder.path} has",
-            "give the folder it was made with: --backbone PATH, or extract again",
-        )
-    system = load_vlap(
-        weights,
-        resolve_device(runtime.device),
-        backbone=backbone,
-        answer=config.answer,
-        overrides=config.model,
-        benchmark=config.benchmark,
-    )
-    if config.select == "own":
-        return system
-    selector = plain_selector(config.select, config.seed, stored=config.stored_sampling)
-    return System(system.name, selector, system.answerer, system.frames, config.keep, system.device)
-
-
-def _shard_seed(seed: int, first: int) -> int:
-    return int(np.random.SeedSequence([seed, first]).generate_state(1)[0])
+def _shard_seed(seed: int, shard: int) -> int:
+    return int(np.random.SeedSequence([seed, shard]).generate_state(1)[0])
 
 
 def _open_ended(questions: Sequence[Question]) -> bool:
@@ -475,14 +301,32 @@ def _open_ended(questions: Sequence[Question]) -> bool:
 
 
 def _finish(
-    draft: Draft, sharded: ShardedDraft, config: EvaluateConfig, host: dict[str, Any]
+    draft: Draft,
+    sharded: ShardedDraft,
+    config: EvaluateConfig,
+    parts: Sequence[list[int]],
+    host: dict[str, Any],
 ) -> Artifact:
-    records = [item for record in sharded.records() for item in record["records"]]
     questions = load_questions(draft.request.inputs["questions"])
-    rows = [
-        _scored_row(question, record) for question, record in zip(questions, records, strict=True)
+    answered = [item for record in sharded.records() for item in record["records"]]
+    places = [index for part in parts for index in part]
+    records = [
+        record for _, record in sorted(zip(places, answered, strict=True), key=lambda pair: pair[0])
     ]
-    metrics = score(rows, load_manifest(config.benchmark), config.seed)
+    manifest = load_manifest(config.benchmark)
+    rows = [
+        row_of(
+            question,
+            record["prediction"],
+            record["status"],
+            record["times"],
+            record["candidate_times"],
+            scorer=manifest.scorer,
+        )
+        for question, record in zip(questions, records, strict=True)
+    ]
+    judged = judge(rows, manifest, seed=config.seed)
+    metrics = judged.metrics | frame_metrics(records)
     counted = tally([row.status for row in rows])
     atomic.write_bytes(
         draft.path / PREDICTIONS_TABLE, encode_predictions(records, _open_ended(questions))
@@ -495,19 +339,32 @@ def _finish(
     )
     return draft.finish(
         {"total": len(rows), "done": len(rows) - len(failed), "failed": len(failed)},
-        extra={"metrics": metrics, "tally": counted.as_json(), "shards": sharded.num_shards},
+        extra={
+            "metrics": metrics,
+            "ci95_of": judged.ci95_of,
+            "tally": counted.as_json(),
+            "shards": sharded.num_shards,
+        },
         host=host,
     )
 
 
-def _scored_row(question: Question, record: dict[str, Any]) -> ScoredRow:
-    return row_of(
-        question,
-        record["prediction"],
-        record["status"],
-        record["times"],
-        record["candidate_times"],
-    )
+def frame_metrics(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What single frames say, and how often equal scores decided which were kept; in percent.
+
+    frame_accuracy: share of right answers among all kept frames, each answering alone.
+    frame_oracle: share of questions that at least one of them answers rightly (the oracle of
+    SeViLA's Table 9; specs/sevila.md 4.5).
+    tie_rate: share of questions whose keyframes hung on the rule for ties.
+    """
+    metrics = {}
+    judged = [row for row in records if row["by_frame"] and row["correct"] is not None]
+    if judged:
+        right = [[is_correct(said, row["answer"]) for said in row["by_frame"]] for row in judged]
+        metrics["frame_accuracy"] = percent([bool(said) for row in right for said in row])
+        metrics["frame_oracle"] = percent([any(row) for row in right])
+    tied = [row["tied"] for row in records if row["tied"] is not None]
+    return metrics | ({"tie_rate": percent(tied)} if tied else {})
 
 
 def _result(artifact: Artifact, reused: bool, started: float, notes: Sequence[str]) -> StageResult:
@@ -531,6 +388,27 @@ def _result(artifact: Artifact, reused: bool, started: float, notes: Sequence[st
     )
 
 
+def _language_only(
+    workspace: Workspace, inputs: EvaluateInputs, config: EvaluateConfig, blind: Artifact
+) -> dict[str, Any]:
+    """The drop against the same evaluation with the videos; empty where there is none."""
+    if config.blind is None:
+        return {}
+    with_video = config.model_copy(update={"blind": None})
+    seeing = workspace.existing(_request(with_video, inputs, Runtime()))
+    return {} if seeing is None else language_only(inputs.questions, seeing, blind)
+
+
+def _with_drop(result: StageResult, config: EvaluateConfig, drop: dict[str, Any]) -> StageResult:
+    """The result with what the video was worth, or how to find out."""
+    if config.blind is None:
+        return result
+    missing = "the drop is known once the same command has run without --blind"
+    note = drop_note(drop) if drop else missing
+    found = {"language_only": drop} if drop else {}
+    return replace(result, notes=[*result.notes, note], details={**result.details, **found})
+
+
 # --- official files ------------------------------------------------------------------------------
 
 
@@ -542,7 +420,7 @@ def export_official(
     Args:
         inputs: What was evaluated.
         result: From `evaluate`; an unfinished one is returned as it is.
-        destination: Where to; none: `<label>-official.json` in the current folder.
+        destination: Where to; none: `<label>-official.json` (or `.jsonl`) in the current folder.
 
     Returns:
         The result with the file's path as `export`.
@@ -550,11 +428,12 @@ def export_official(
     artifact = result.artifact
     if artifact is None:
         return result
-    path = destination or Path(f"{artifact.label}-official.json")
+    benchmark = artifact.config["benchmark"]
+    path = destination or Path(f"{artifact.label}-official{official_suffix(benchmark)}")
     questions = load_questions(inputs.questions)
     predictions = [record["prediction"] for record in prediction_records(artifact)]
     atomic.make_directory(path.parent)
-    atomic.write_json(path, OFFICIAL[artifact.config["benchmark"]](questions, predictions))
+    write_official(path, benchmark, questions, predictions)
     empty = sum(prediction is None for prediction in predictions)
     note = f"official file: {path}" + (f" ({empty} questions without an answer)" if empty else "")
     return replace(

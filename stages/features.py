@@ -1,7 +1,8 @@
 """Encode frames with a frozen vision tower, once for all questions and epochs.
 
 Reads: frames, or questions and their videos (`from_videos`: decoding and encoding overlap).
-Writes: features (HDF5 shards, index in Parquet), before the tower's last LayerNorm.
+Writes: features (HDF5 shards, index in Parquet), before the tower's last LayerNorm; of a CLIP
+tower the patches, and the frame CLS after that norm in a table of its own.
 Both ways give the same bytes and the same fingerprint: frames are a cache of what decoding gives.
 """
 
@@ -20,16 +21,19 @@ from pydantic import Field
 from stages.artifacts.atomic import free_bytes
 from stages.artifacts.clips import (
     ANY_CLIP,
-    FAILURES_TABLE,
-    ClipIndex,
     Failure,
     StoredClip,
     StoredRow,
     merge_records,
-    read_table,
     shard_record,
 )
-from stages.artifacts.features import STEM, StoredDtype, encode_values, representable
+from stages.artifacts.features import (
+    STEM,
+    StoredDtype,
+    StoredValues,
+    cls_dtype,
+    store_values,
+)
 from stages.artifacts.lookup import frames_of
 from stages.artifacts.result import StageResult, finished_result, unfinished_result
 from stages.artifacts.rows import Array, encode_rows
@@ -38,21 +42,21 @@ from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_sh
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.core.config import Config
 from stages.core.device import resolve_device, torch_version
-from stages.core.errors import DataError, MachineError, UsageError
+from stages.core.errors import DataError, MachineError
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import (
+    backbone_frames,
     backbone_host,
     backbone_label,
     backbone_path,
-    image_size,
 )
 from stages.models.backbones.folder import BackboneFolder
+from stages.models.backbones.towers import Tower, load_tower, tower_spec
 from stages.models.backbones.vision import (
+    EncodedFrames,
     Precision,
-    VisionTower,
+    fixed_size_crop,
     training_crop,
-    vision_config,
-    vision_spec,
 )
 from stages.video import decoder_identity
 from stages.video.clips import (
@@ -66,10 +70,10 @@ from stages.video.clips import (
 from stages.video.pool import DecodePool
 from stages.video.resize import FrameFormat
 from stages.video.sampling import view_rng
+from stages.video.stored_frames import StoredFrames
 
 STAGE = "extract-features"
 SHARD_BYTES = 256 * 1024 * 1024
-FRAMES_STEM = "frames"
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
 
 
@@ -157,6 +161,9 @@ class FeatureChoices(Config):
     """Videos in one shard; none: about 256 MiB."""
     wrap_crops: bool = False
     """See `FeaturesConfig`."""
+    short_side: int | None = Field(default=None, ge=1, le=4096)
+    """CLIP only: short side in pixels of the frames that its crops are taken from; none: 8/7 of
+    the tower's size (256 for 224). The tower's own size leaves no margin, as CLIP's authors do."""
 
 
 @dataclass(frozen=True)
@@ -190,11 +197,12 @@ def feature_job(
 ) -> FeatureJob:
     """Find the stored frames, or plan decoding, and resolve the configuration of one split."""
     frames: Artifact | None = None
+    rule = backbone_frames(backbone, choices.short_side)
     if from_videos:
         chosen = SamplingConfig.build({"frames": [32], **sampling}, STAGE)
         identity = decoder_identity(decoder)
     else:
-        frames = frames_of(workspace, questions, image_size(backbone), frames_reference)
+        frames = frames_of(workspace, questions, rule.stored, frames_reference)
         chosen = SamplingConfig.build(frames.config["sampling"], frames.id)
         identity = frames.config["decoder"]
     config = features_config(questions, backbone, chosen, choices, device, identity)
@@ -212,14 +220,15 @@ def features_config(
     """The configuration for one split; the tower runs in float32 on a CPU, else in float16."""
     folder = BackboneFolder(backbone_path(backbone))
     kind = resolve_device(device).type
+    rule = backbone_frames(backbone, choices.short_side)
     per_video = feature_bytes(folder, choices.dtype) * sum(sampling.frames) * (sampling.views + 1)
     return FeaturesConfig(
         benchmark=questions.config["benchmark"],
         split=questions.config["split"],
         backbone=backbone_label(backbone),
-        weights=folder.content_fingerprint(["vision_model."]),
+        weights=folder.tower_fingerprint(),
         sampling=sampling,
-        format=FrameFormat.squash(image_size(backbone)),
+        format=FrameFormat(**rule.format_values()),
         decoder=decoder,
         dtype=choices.dtype,
         wrap_crops=choices.wrap_crops,
@@ -235,8 +244,9 @@ def features_config(
 
 def feature_bytes(folder: BackboneFolder, dtype: StoredDtype) -> int:
     """Stored bytes of one frame."""
-    spec = vision_spec(vision_config(folder.config, str(folder.path)))
-    return spec.tokens * spec.width * ITEM_BYTES[dtype]
+    spec = tower_spec(folder)
+    cls = spec.cls_width * ITEM_BYTES[cls_dtype(dtype)]
+    return spec.tokens * spec.width * ITEM_BYTES[dtype] + cls
 
 
 def extract_features(workspace: Workspace, job: FeatureJob, runtime: Runtime) -> StageResult:
@@ -250,7 +260,7 @@ def extract_features(workspace: Workspace, job: FeatureJob, runtime: Runtime) ->
         return _result(existing, True, started)
     device = resolve_device(runtime.device)
     folder = BackboneFolder(backbone_path(job.backbone))
-    tower = VisionTower.load(folder, device, config.compute.precision)
+    tower = load_tower(folder, device, config.compute.precision)
     encoder = VideoEncoder(tower, config, device)
     draft = workspace.draft(request, force=runtime.force)
     works = clip_works(questions)
@@ -279,7 +289,7 @@ def _frame_source(
     frames: Artifact | None, config: FeaturesConfig, runtime: Runtime
 ) -> Iterator[FrameSource]:
     if frames is not None:
-        yield StoredFrames(frames, config)
+        yield StoredFrames(frames, config.sampling, config.format, config.decoder, STAGE)
         return
     with DecodePool(runtime.num_workers, config.decoder["decoder"]) as pool:
 
@@ -289,51 +299,6 @@ def _frame_source(
         yield decode
 
 
-class StoredFrames:
-    """Frames of a finished frames artifact, as decoding would give them.
-
-    Raises:
-        UsageError: The artifact was made with other frame counts, size or decoder.
-    """
-
-    def __init__(self, artifact: Artifact, config: FeaturesConfig) -> None:
-        made = artifact.config
-        for field in ("sampling", "format", "decoder"):
-            if made[field] != config.as_json()[field]:
-                raise UsageError(f"{artifact.id} was made with another {field}")
-        shape = (config.format.height, config.format.width, 3)
-        self.config = config
-        self.index = ClipIndex(artifact, FRAMES_STEM, shape, np.dtype(np.uint8))
-        failures = read_table(artifact.path / FAILURES_TABLE).to_pylist()
-        self.failures = {
-            row["id"]: Failure(row["id"], STAGE, row["reason"], row["words"]) for row in failures
-        }
-
-    def __call__(self, works: Iterable[VideoWork]) -> Iterator[VideoFrames]:
-        return (self._video(work) for work in works)
-
-    def _video(self, work: VideoWork) -> VideoFrames:
-        clips: list[SampledClip] = []
-        rows: dict[int, int] = {}
-        for span in work.clips:
-            if span.id in self.failures:
-                continue
-            for count, view in self.config.sampling.samplings():
-                stored = self.index.clip(span.key, count, view)
-                clips.append(SampledClip(span, count, view, stored.frames.astype(np.int64)))
-                rows |= dict(zip(stored.frames.tolist(), stored.rows.tolist(), strict=True))
-        wanted = sorted(rows)
-        numbers = np.array([rows[frame] for frame in wanted], dtype=np.int64)
-        return VideoFrames(
-            work.video,
-            np.array(wanted, dtype=np.int64),
-            self.index.times[numbers],
-            self.index.reader.read(numbers),
-            clips,
-            [self.failures[span.id] for span in work.clips if span.id in self.failures],
-        )
-
-
 # --- encoding ------------------------------------------------------------------------------------
 
 
@@ -341,8 +306,7 @@ class StoredFrames:
 class EncodedVideo:
     """The rows that one video adds to a shard; clip rows count from the video's first."""
 
-    values: Array
-    scale: Array | None
+    values: StoredValues
     rows: list[StoredRow]
     clips: list[StoredClip]
     failures: list[Failure]
@@ -352,22 +316,18 @@ class EncodedVideo:
 class VideoEncoder:
     """Frames of one video -> stored rows; a pure function of the frames and the config."""
 
-    def __init__(self, tower: VisionTower, config: FeaturesConfig, device: torch.device) -> None:
+    def __init__(self, tower: Tower, config: FeaturesConfig, device: torch.device) -> None:
         self.tower, self.config, self.device = tower, config, device
 
     def __call__(self, video: VideoFrames) -> EncodedVideo:
         """Encode the frames of all clips; each once, but for the crops of random views."""
         pixels, rows, clips = self._lay_out(video)
-        features = self._encode(pixels)
-        values, scale = encode_values(features, self.config.dtype)
-        finite = np.isfinite(features).all(axis=(1, 2))
-        good: Array = finite & representable(values, self.config.dtype)
-        largest = float(np.abs(features[good]).max()) if np.any(good) else 0.0
+        tokens, cls = self._encode(pixels)
+        values, good = store_values(tokens, cls, self.config.dtype)
         kept, failures = _without_bad_rows(clips, rows, good)
         position = np.cumsum(good) - 1
         return EncodedVideo(
-            values[good],
-            None if scale is None else scale[good],
+            values.only(good),
             [row for row, fine in zip(rows, good, strict=True) if fine],
             [
                 StoredClip(
@@ -376,7 +336,7 @@ class VideoEncoder:
                 for clip in kept
             ],
             [*video.failures, *failures],
-            largest,
+            _largest(tokens[good], None if cls is None else cls[good]),
         )
 
     def _lay_out(self, video: VideoFrames) -> tuple[Array, list[StoredRow], list[StoredClip]]:
@@ -385,7 +345,7 @@ class VideoEncoder:
             np.concatenate([np.zeros(0, np.int64)] + [c.indices for c in video.clips if not c.view])
         )
         places = np.searchsorted(video.indices, shared)
-        blocks = [video.pixels[places]]
+        blocks = [self._whole(video.pixels[places])]
         rows = [
             StoredRow(video.video, int(frame), float(video.times[place]), ANY_CLIP, 0)
             for frame, place in zip(shared, places, strict=True)
@@ -406,36 +366,60 @@ class VideoEncoder:
             )
         return np.concatenate(blocks), rows, clips
 
+    def _whole(self, frames: Array) -> Array:
+        """What the tower sees of frames in view 0: all of them, or CLIP's centre crop."""
+        if self.config.format.kind == "squash":
+            return frames
+        return fixed_size_crop(frames, self.tower.spec.image_size).numpy()
+
     def _crop(self, video: VideoFrames, clip: SampledClip) -> tuple[Array, list[StoredRow]]:
-        """One random crop for the whole clip (specs/vlap.md 1.5), drawn from the view's seed."""
+        """One random crop for the whole clip, drawn from the view's seed.
+
+        BLIP-2 family: resized (specs/vlap.md 1.5). CLIP: of the tower's size
+        (specs/videodistill.md 1).
+        """
         own = np.unique(clip.indices)
         places = np.searchsorted(video.indices, own)
         name = f"{clip.span.id}#{clip.frames}#crop"
         rng = view_rng(self.config.sampling.seed, video.video, name, clip.view)
-        cropped = training_crop(video.pixels[places], rng, wrap=self.config.wrap_crops)
+        if self.config.format.kind == "squash":
+            cropped = training_crop(video.pixels[places], rng, wrap=self.config.wrap_crops)
+        else:
+            cropped = fixed_size_crop(video.pixels[places], self.tower.spec.image_size, rng)
         rows = [
             StoredRow(video.video, int(frame), float(video.times[place]), clip.span.clip, clip.view)
             for frame, place in zip(own, places, strict=True)
         ]
         return cropped.numpy(), rows
 
-    def _encode(self, pixels: Array) -> Array:
+    def _encode(self, pixels: Array) -> tuple[Array, Array | None]:
+        """Tokens float32 [N, P, C] and, where it is kept apart, the frame CLS [N, C]."""
         step = self.config.compute.frames_per_forward
         spec = self.tower.spec
-        features = np.empty((len(pixels), spec.tokens, spec.width), dtype=np.float32)
+        tokens = np.empty((len(pixels), spec.tokens, spec.width), dtype=np.float32)
+        cls = np.empty((len(pixels), spec.cls_width), dtype=np.float32) if spec.cls_width else None
         for start in range(0, len(pixels), step):
             block = torch.from_numpy(np.ascontiguousarray(pixels[start : start + step]))
-            features[start : start + step] = self._forward(block).cpu().numpy()
-        return features
+            encoded = self._forward(block)
+            tokens[start : start + step] = encoded.tokens.cpu().numpy()
+            if cls is not None and encoded.cls is not None:
+                cls[start : start + step] = encoded.cls.cpu().numpy()
+        return tokens, cls
 
-    def _forward(self, block: torch.Tensor) -> torch.Tensor:
+    def _forward(self, block: torch.Tensor) -> EncodedFrames:
         try:
-            return self.tower.features(self.tower.preprocess(block.to(self.device)))
+            return self.tower.encode(self.tower.preprocess(block.to(self.device)))
         except torch.OutOfMemoryError as error:
             raise MachineError(
                 f"out of memory encoding {len(block)} frames at once ({error})",
                 "halve them: --set frames_per_forward=... (this starts a new version)",
             ) from None
+
+
+def _largest(tokens: Array, cls: Array | None) -> float:
+    """The largest magnitude; 0 without rows."""
+    parts = [tokens] if cls is None else [tokens, cls]
+    return max(float(np.abs(part).max()) for part in parts) if len(tokens) else 0.0
 
 
 def _without_bad_rows(
@@ -495,12 +479,9 @@ def _build_shards(
 
 def _commit(sharded: ShardedDraft, claim: Claim, videos: Sequence[EncodedVideo]) -> None:
     config = sharded.draft.request.config
-    scales = [video.scale for video in videos if video.scale is not None]
-    encoded = encode_rows(
-        np.concatenate([video.values for video in videos]),
-        {"stored_as": str(config["dtype"])},
-        np.concatenate(scales) if scales else None,
-    )
+    values = StoredValues.join([video.values for video in videos])
+    stored_as = {"stored_as": str(config["dtype"])}
+    encoded = encode_rows(values.tokens, stored_as, values.scale, values.cls)
     rows: list[StoredRow] = []
     clips: list[StoredClip] = []
     for video in videos:
@@ -526,9 +507,7 @@ def _commit(sharded: ShardedDraft, claim: Claim, videos: Sequence[EncodedVideo])
     sharded.commit(claim, encoded.image, record)
 
 
-def _finish(
-    draft: Draft, sharded: ShardedDraft, tower: VisionTower, host: dict[str, str]
-) -> Artifact:
+def _finish(draft: Draft, sharded: ShardedDraft, tower: Tower, host: dict[str, str]) -> Artifact:
     counts = merge_records(sharded.records(), draft.path)
     largest = max(record["facts"]["largest"] for record in sharded.records())
     facts = {
@@ -536,12 +515,12 @@ def _finish(
         "tokens": tower.spec.tokens,
         "width": tower.spec.width,
         "largest": largest,
+        **({"cls_width": tower.spec.cls_width} if tower.spec.cls_width else {}),
     }
     return draft.finish(counts, extra=facts, host=host)
 
 
 def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
-    config = artifact.config
     source = artifact.manifest["host"]["frames"]
     notes = [f"questions: {', '.join(artifact.input_ids())}", f"frames: {source}"]
     if artifact.counts["repeated"]:
@@ -552,9 +531,16 @@ def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
         artifact,
         reused=reused,
         seconds=time.monotonic() - started,
-        next_commands=[f"vqa train-teacher --benchmark {config['benchmark']}"],
+        next_commands=_next_commands(artifact),
         notes=notes,
     )
+
+
+def _next_commands(artifact: Artifact) -> list[str]:
+    """VLAP's first stage, which CLIP's features are not for."""
+    if "cls_width" in artifact.manifest:
+        return []
+    return [f"vqa train-teacher --benchmark {artifact.config['benchmark']}"]
 
 
 # --- dry run -------------------------------------------------------------------------------------
@@ -571,7 +557,7 @@ def plan(workspace: Workspace, job: FeatureJob, runtime: Runtime) -> FeaturesPla
     seconds = None
     if works:
         device = resolve_device(runtime.device)
-        tower = VisionTower.load(folder, device, config.compute.precision)
+        tower = load_tower(folder, device, config.compute.precision)
         with _frame_source(job.frames, config, runtime) as source:
             started = time.monotonic()
             for video in source(works[:1]):

@@ -1,19 +1,18 @@
 """Turn an official annotation file and folders of videos into checked questions.
 
 Reads: files of other people, or nothing for the generated benchmark.   Writes: questions.
-Every video is found, identified and probed here, so that coverage is known before heavy work.
+Every video is found, identified and probed here, so that coverage is known before heavy work. The
+questions pass through: memory holds video names and counts, however many rows there are.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -21,39 +20,37 @@ from stages.artifacts import atomic
 from stages.artifacts.clips import Failure
 from stages.artifacts.questions import (
     GENERATED_VIDEOS,
-    QUESTIONS_TABLE,
     VIDEOS_TABLE,
+    QuestionSpool,
+    question_spool,
     video_records,
     write_failures,
-    write_questions,
     write_videos,
 )
 from stages.artifacts.result import StageResult, finished_result
 from stages.artifacts.store import MANIFEST, Artifact, Draft, Request, Workspace
-from stages.benchmarks.manifest import BenchmarkManifest, load_manifest, split_name
-from stages.benchmarks.questions import Question
-from stages.benchmarks.readers import BadRow, find_video_map, read_questions
-from stages.benchmarks.records import question_schema, to_record
+from stages.benchmarks.coverage import STATUSES, Coverage, examples
+from stages.benchmarks.manifest import load_manifest, split_name
+from stages.benchmarks.official import OfficialSplit, PrepareChoices, Sources
+from stages.benchmarks.readers import QuestionStream
 from stages.benchmarks.shapes.generate import (
     DEFAULT_VIDEOS,
     generate,
     generator_identity,
     write_jsonl,
 )
-from stages.benchmarks.videos import Located, VideoSearch, folder_with, locate_videos
+from stages.benchmarks.streaming import Reading, TellRows, read_into
+from stages.benchmarks.video_files import HashMode, Tell, VideoFile, VideoFiles, identify
+from stages.benchmarks.videos import folder_with, locate_videos
 from stages.core.config import Config
-from stages.core.errors import DataError, MissingInput, UsageError
+from stages.core.errors import DataError, MissingInput
 from stages.core.runtime import Runtime
 from stages.video.pool import DecodePool
 from stages.video.tasks import DecodeFailure, Probed, ProbeTask
 
-log = logging.getLogger(__name__)
-
 STAGE = "prepare"
-MAX_BAD_ROWS = 0.2
-"""Share of unreadable annotation rows above which the file is taken to be a wrong one."""
+IDENTIFIED = "videos identified"
 
-EDGE_BYTES = 1024 * 1024
 SHAPES_SEEDS = {"train": 1, "val": 2, "test": 3}
 """Seed of each generated split."""
 
@@ -65,74 +62,24 @@ class PrepareConfig(Config):
     """Name of the benchmark."""
     split: str
     """Split, under its own name."""
+    release: str = ""
+    """Release of the annotations, where the benchmark has several that must not be mixed."""
     annotations: str = ""
     """Sha256 of the annotation file."""
     video_map: str = ""
     """Sha256 of the file that maps names to paths, if there is one."""
+    captions: str = ""
+    """Sha256 of the file of captions that a list of videos is joined with, if there is one."""
+    columns: tuple[str, ...] = ()
+    """Where a file of the user's own has what, as `FIELD=COLUMN`, sorted."""
+    video_rule: str = ""
+    """Named rule for the videos' files, where the benchmark has several."""
     videos: str = ""
     """Sha256 over every video's name, path, size and digest."""
-    hash: Literal["edges", "full"] = "edges"
+    hash: HashMode = "edges"
     """What of a video its digest covers: its first and last MiB, or all of it."""
     generated: dict[str, Any] = Field(default_factory=dict)
     """For the generated benchmark: videos, seed, difficulty, generator and encoder."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where the user's files are; never part of a fingerprint.
-
-    Attributes:
-        annotations: Official annotation file.
-        video_roots: Folders of videos, searched in order.
-        video_map: File that maps video names to paths (NExT-QA); found by itself beside the
-            annotations.
-    """
-
-    annotations: Path
-    video_roots: list[Path]
-    video_map: Path | None = None
-
-
-@dataclass(frozen=True)
-class VideoFile:
-    """What is known of a video before it is opened as one."""
-
-    video: str
-    status: str
-    reason: str = ""
-    root: int = -1
-    relative: str = ""
-    size: int = 0
-    digest: str = ""
-
-    def identity(self) -> list[Any]:
-        """What the fingerprint covers."""
-        return [self.video, self.status, self.relative, self.size, self.digest]
-
-
-@dataclass
-class Coverage:
-    """How many videos and questions can be used."""
-
-    videos: Counter[str] = field(default_factory=Counter)
-    questions: Counter[str] = field(default_factory=Counter)
-
-    def as_json(self) -> dict[str, Any]:
-        """For the JSON and the manifest."""
-        return {"videos": dict(self.videos), "questions": dict(self.questions)}
-
-    def sentence(self) -> str:
-        """For the terminal."""
-        parts = [f"{count} {status}" for status, count in sorted(self.videos.items())]
-        return "videos: " + ", ".join(parts)
-
-
-def hash_mode(name: str) -> Literal["edges", "full"]:
-    """Check the name of a hash mode."""
-    known: dict[str, Literal["edges", "full"]] = {"edges": "edges", "full": "full"}
-    if name in known:
-        return known[name]
-    raise UsageError(f"--hash {name!r}", "edges or full")
 
 
 # --- official files ------------------------------------------------------------------------------
@@ -144,8 +91,7 @@ def prepare(
     split: str,
     sources: Sources,
     runtime: Runtime,
-    *,
-    hashing: Literal["edges", "full"] = "edges",
+    choices: PrepareChoices | None = None,
 ) -> StageResult:
     """Read, locate, identify and probe; write the questions of one split.
 
@@ -154,112 +100,98 @@ def prepare(
         MissingInput: Not one video is usable; the questions are still written.
     """
     started = time.monotonic()
-    manifest = load_manifest(benchmark)
-    if manifest.generated:
-        raise UsageError(f"{benchmark} is generated: it takes no annotation file")
-    split = split_name(manifest, split)
-    mapping = sources.video_map or find_video_map(manifest, sources.annotations)
-    read = read_questions(manifest, split, sources.annotations, mapping)
-    _check_bad_rows(sources.annotations, read.bad_rows, read.num_rows, runtime)
-    names = [video for question in read.questions for video in question.videos]
-    search = locate_videos(names, sources.video_roots, manifest.videos.extensions)
-    files = _identify(search, sources.video_roots, hashing, runtime)
-    config = PrepareConfig(
-        benchmark=benchmark,
-        split=split,
-        annotations=atomic.sha256_file(sources.annotations),
-        video_map=atomic.sha256_file(mapping) if mapping else "",
-        videos=atomic.sha256_json([file.identity() for file in files]),
-        hash=hashing,
-    )
-    host = {
-        "annotations": str(sources.annotations.absolute()),
-        "video_map": str(mapping.absolute()) if mapping else None,
-        "video_roots": [str(root.absolute()) for root in sources.video_roots],
-    }
-    warnings = [*read.warnings, *_count_warnings(manifest, split, read.questions)]
-    request = Request("questions", runtime.name or f"{benchmark}-{split}", config.as_json())
-    with workspace.exclusive(request, force=runtime.force) as (draft, done):
-        if done is not None:
-            artifact = _with_host(done, host)
-        else:
-            paths = {
-                file.video: sources.video_roots[file.root] / file.relative
-                for file in files
-                if file.status == "found"
-            }
-            writer = _Writer(draft, read.questions, read.bad_rows, read.open_ended, files, paths)
-            artifact = writer.write(runtime, warnings, host)
-    return _result(artifact, done is not None, started, sources)
-
-
-def _check_bad_rows(path: Path, bad: list[BadRow], total: int, runtime: Runtime) -> None:
-    shown = "; ".join(str(row) for row in bad[:3])
-    if bad and runtime.strict:
-        raise DataError(str(bad[0]), "run without --strict to go on past it")
-    if total == 0:
-        raise DataError(f"{path} holds no question")
-    if len(bad) == total:
-        raise DataError(f"{path}: not one of {total} rows can be read: {shown}")
-    if len(bad) > MAX_BAD_ROWS * total:
-        raise DataError(
-            f"{path}: {len(bad)} of {total} rows cannot be read: {shown}",
-            "is it the right file for this benchmark and split?",
+    official = OfficialSplit(benchmark, split, sources, choices or PrepareChoices())
+    config = _config(official)
+    known = _finished_before(workspace, official, config, runtime)
+    if known is not None:
+        artifact = _with_host(known, official.host())
+        return _result(artifact, True, started, official, None)
+    with question_spool(workspace) as spool:
+        reading = read_into(
+            official.stream,
+            spool.write,
+            strict=runtime.strict,
+            tell=_tell_rows(official, runtime),
         )
+        files = official.find(reading.videos, config.hash, _tell(runtime, IDENTIFIED))
+        config = config.model_copy(update={"videos": files.digest()})
+        request = Request("questions", runtime.name or official.label, config.as_json())
+        with workspace.exclusive(request, force=runtime.force) as (draft, done):
+            if done is not None:
+                artifact = _with_host(done, official.host())
+            else:
+                facts = {"layout": official.stream.layout, "warnings": official.warnings(reading)}
+                writer = _Writer(draft, spool, reading, files, facts)
+                artifact = writer.write(runtime, official.host())
+    return _result(artifact, done is not None, started, official, reading)
 
 
-def _count_warnings(
-    manifest: BenchmarkManifest, split: str, questions: Sequence[Question]
-) -> list[str]:
-    """A sentence for each count that differs from the official one."""
-    videos = {video for question in questions for video in question.videos}
-    found = manifest.splits[split].differences(len(questions), len(videos))
-    return [f"{manifest.name} {split}: {difference}" for difference in found]
+def _config(official: OfficialSplit) -> PrepareConfig:
+    """Everything but the videos."""
+    sources, choices = official.sources, official.choices
+    return PrepareConfig(
+        benchmark=official.manifest.name,
+        split=official.split,
+        release=official.stream.release,
+        annotations=atomic.sha256_file(sources.annotations),
+        video_map=_digest(official.mapping),
+        captions=_digest(official.stream.captions),
+        columns=tuple(sorted(choices.columns)),
+        video_rule=choices.video_rule,
+        hash=choices.hashing,
+    )
 
 
-def _identify(
-    search: VideoSearch, roots: Sequence[Path], hash_mode: str, runtime: Runtime
-) -> list[VideoFile]:
-    """Size and digest of every video, by name."""
-    files = [
-        VideoFile(item.video, "refused" if item.refused else "missing", item.reason)
-        for item in search.missing
-    ]
-    for number, (video, place) in enumerate(search.found.items()):
-        files.append(_identify_one(video, place, roots[place.root_index], hash_mode))
-        runtime.progress(number + 1, len(search.found), "videos identified")
-    return sorted(files, key=lambda file: file.video)
+def _digest(path: Path | None) -> str:
+    return atomic.sha256_file(path) if path is not None else ""
 
 
-def _identify_one(video: str, place: Located, root: Path, hash_mode: str) -> VideoFile:
-    path = root / place.relative
-    try:
-        if place.is_folder:
-            size, digest = _folder_digest(path)
-        else:
-            size, digest = path.stat().st_size, _file_digest(path, hash_mode)
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror}"
-        return VideoFile(video, "undecodable", reason, place.root_index, place.relative)
-    return VideoFile(video, "found", "", place.root_index, place.relative, size, digest)
+def _finished_before(
+    workspace: Workspace, official: OfficialSplit, config: PrepareConfig, runtime: Runtime
+) -> Artifact | None:
+    """The artifact of the same files with the same videos, found without reading a row again."""
+    if runtime.force or runtime.strict:
+        return None
+    for item in reversed(workspace.finished("questions")):
+        if item.config | {"videos": ""} == config.as_json():
+            files = official.find(
+                list(video_records(item)), config.hash, _tell(runtime, IDENTIFIED)
+            )
+            if files.digest() == item.config["videos"]:
+                return item
+    return None
 
 
-def _file_digest(path: Path, hash_mode: str) -> str:
-    if hash_mode == "full":
-        return atomic.sha256_file(path)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(EDGE_BYTES))
-        start = max(file.tell(), path.stat().st_size - EDGE_BYTES)
-        file.seek(start)
-        digest.update(file.read(EDGE_BYTES))
-    return digest.hexdigest()
+def plan(
+    benchmark: str,
+    split: str,
+    sources: Sources,
+    runtime: Runtime,
+    choices: PrepareChoices | None = None,
+) -> dict[str, Any]:
+    """What `prepare` would find, coverage included; writes nothing.
 
-
-def _folder_digest(path: Path) -> tuple[int, str]:
-    """A frame folder is its images' names and sizes."""
-    entries = sorted((item.name, item.stat().st_size) for item in path.iterdir())
-    return sum(size for _, size in entries), atomic.sha256_json(entries)
+    Raises:
+        DataError: As `prepare`.
+    """
+    official = OfficialSplit(benchmark, split, sources, choices or PrepareChoices())
+    reading = read_into(
+        official.stream, None, strict=runtime.strict, tell=_tell_rows(official, runtime)
+    )
+    files = official.find(reading.videos, None, _tell(runtime, IDENTIFIED))
+    records = _probed_records(files, runtime)
+    coverage = Coverage.of(reading.asked, {row["video"]: row["status"] for row in records})
+    return {
+        "layout": official.stream.layout,
+        "release": official.stream.release,
+        "rows": reading.num_rows,
+        "bad_rows": len(reading.bad_rows),
+        "rows_per_second": round(reading.rows_per_second, 1),
+        **{f"videos_{status}": coverage.videos.get(status, 0) for status in STATUSES},
+        **{f"questions_{status}": coverage.questions.get(status, 0) for status in STATUSES},
+        "examples": examples(records),
+        "warnings": official.warnings(reading),
+    }
 
 
 def _with_host(artifact: Artifact, host: dict[str, Any]) -> Artifact:
@@ -286,8 +218,35 @@ def prepare_shapes(
 ) -> StageResult:
     """Generate the videos and questions of one split of `shapes`; same seed, same bytes."""
     started = time.monotonic()
-    manifest = load_manifest("shapes")
-    split = split_name(manifest, split)
+    request = _shapes_request(split, runtime, num_videos, seed, hard)
+    with workspace.exclusive(request, force=runtime.force) as (draft, done):
+        artifact = done or _generate(draft, runtime)
+    return _result(artifact, done is not None, started, None, None)
+
+
+def plan_shapes(
+    workspace: Workspace,
+    split: str,
+    runtime: Runtime,
+    *,
+    num_videos: int | None = None,
+    seed: int | None = None,
+    hard: bool = False,
+) -> dict[str, Any]:
+    """What `prepare_shapes` would make; writes nothing."""
+    request = _shapes_request(split, runtime, num_videos, seed, hard)
+    existing = workspace.existing(request)
+    return {
+        "artifact": existing.id if existing else request.id,
+        "reused": existing is not None,
+        "videos": request.config["generated"]["videos"],
+    }
+
+
+def _shapes_request(
+    split: str, runtime: Runtime, num_videos: int | None, seed: int | None, hard: bool
+) -> Request:
+    split = split_name(load_manifest("shapes"), split)
     generated = {
         "videos": num_videos or DEFAULT_VIDEOS[split],
         "seed": SHAPES_SEEDS[split] if seed is None else seed,
@@ -295,20 +254,11 @@ def prepare_shapes(
         **generator_identity(),
     }
     config = PrepareConfig(benchmark="shapes", split=split, generated=generated)
-    label = runtime.name or f"shapes-{split}"
-    request = Request("questions", label, config.as_json())
-    with workspace.exclusive(request, force=runtime.force) as (draft, done):
-        artifact = done or _generate(draft, split, generated, manifest, runtime)
-    return _result(artifact, done is not None, started, None)
+    return Request("questions", runtime.name or f"shapes-{split}", config.as_json())
 
 
-def _generate(
-    draft: Draft,
-    split: str,
-    generated: dict[str, Any],
-    manifest: BenchmarkManifest,
-    runtime: Runtime,
-) -> Artifact:
+def _generate(draft: Draft, runtime: Runtime) -> Artifact:
+    split, generated = draft.request.config["split"], draft.request.config["generated"]
     root = draft.path / GENERATED_VIDEOS
     atomic.make_directory(root)
     runtime.progress(0, generated["videos"], "videos generated")
@@ -323,12 +273,13 @@ def _generate(
     annotations = draft.path / "generated.jsonl"
     write_jsonl(annotations, records)
     atomic.fsync_tree(draft.path)
-    read = read_questions(manifest, split, annotations)
-    names = [question.video for question in read.questions]
-    files = _identify(locate_videos(names, [root]), [root], "edges", runtime)
-    paths = {file.video: root / file.relative for file in files}
-    writer = _Writer(draft, read.questions, read.bad_rows, read.open_ended, files, paths)
-    return writer.write(runtime, read.warnings, {})
+    stream = QuestionStream(load_manifest("shapes"), split, annotations)
+    with question_spool(draft.workspace) as spool:
+        reading = read_into(stream, spool.write)
+        search = locate_videos(reading.videos, [root])
+        files = identify(search, [root], "edges", _tell(runtime, IDENTIFIED))
+        facts = {"layout": stream.layout, "warnings": stream.warnings}
+        return _Writer(draft, spool, reading, VideoFiles(files, [root]), facts).write(runtime, {})
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -339,85 +290,82 @@ class _Writer:
     """Everything that one questions artifact is written from."""
 
     draft: Draft
-    questions: list[Question]
-    bad_rows: list[BadRow]
-    open_ended: bool
-    files: list[VideoFile]
-    paths: dict[str, Path]
+    spool: QuestionSpool
+    reading: Reading
+    files: VideoFiles
+    facts: dict[str, Any]
 
-    def write(self, runtime: Runtime, warnings: list[str], host: dict[str, Any]) -> Artifact:
+    def write(self, runtime: Runtime, host: dict[str, Any]) -> Artifact:
         """Probe the videos, write the tables, finish the artifact."""
-        records = [self._record(file, probed) for file, probed in self._probe(runtime)]
+        records = _probed_records(self.files, runtime)
         _stop_if_strict(records, runtime)
-        coverage = self._coverage(records)
-        directory = self.draft.path
-        schema = question_schema(self.open_ended)
-        total = write_questions(
-            directory / QUESTIONS_TABLE, schema, (to_record(item) for item in self.questions)
-        )
-        write_videos(directory / VIDEOS_TABLE, records)
-        write_failures(directory, [*self._bad_row_failures(), *_video_failures(records)])
+        status = {record["video"]: record["status"] for record in records}
+        coverage = Coverage.of(self.reading.asked, status)
+        self.spool.keep(self.draft.path)
+        write_videos(self.draft.path / VIDEOS_TABLE, records)
+        write_failures(self.draft.path, [*self._bad_row_failures(), *_video_failures(records)])
         usable = coverage.questions.get("found", 0)
-        failed = total - usable + len(self.bad_rows)
+        total = self.reading.num_rows
         return self.draft.finish(
-            {"total": total + len(self.bad_rows), "done": usable, "failed": failed},
-            extra={"coverage": coverage.as_json(), "warnings": warnings},
+            {"total": total, "done": usable, "failed": total - usable},
+            extra={"coverage": coverage.as_json(), **self.facts},
             host=host,
         )
-
-    def _probe(self, runtime: Runtime) -> Iterator[tuple[VideoFile, Probed | DecodeFailure | None]]:
-        found = [file for file in self.files if file.status == "found"]
-        tasks = [ProbeTask(file.video, self.paths[file.video]) for file in found]
-        with DecodePool(runtime.num_workers) as pool:
-            results = pool.imap(tasks)
-            done = 0
-            for file in self.files:
-                if file.status != "found":
-                    yield file, None
-                    continue
-                yield file, next(results)
-                done += 1
-                runtime.progress(done, len(found), "videos probed")
-
-    def _record(self, file: VideoFile, probed: Probed | DecodeFailure | None) -> dict[str, Any]:
-        record: dict[str, Any] = {
-            "video": file.video,
-            "status": file.status,
-            "reason": file.reason,
-            "root": file.root,
-            "path": file.relative,
-            "size": file.size,
-            "digest": file.digest,
-        }
-        if isinstance(probed, DecodeFailure):
-            words = probed.decoder_words.replace(str(probed.path), file.video)
-            record |= {"status": "undecodable", "reason": words}
-        elif probed is not None:
-            info = probed.info
-            record |= {
-                "num_frames": info.num_frames,
-                "duration": info.duration,
-                "average_fps": info.average_fps,
-                "width": info.width,
-                "height": info.height,
-                "rotation": info.rotation,
-                "codec": info.codec,
-            }
-        return record
-
-    def _coverage(self, records: Sequence[dict[str, Any]]) -> Coverage:
-        status = {record["video"]: record["status"] for record in records}
-        coverage = Coverage(Counter(status.values()))
-        for question in self.questions:
-            worst = [status[video] for video in question.videos if status[video] != "found"]
-            coverage.questions[worst[0] if worst else "found"] += 1
-        return coverage
 
     def _bad_row_failures(self) -> list[Failure]:
         return [
             Failure(f"row {row.row}", STAGE, f"bad {row.field}", f"{row.file}: {row.reason}")
-            for row in self.bad_rows
+            for row in self.reading.bad_rows
         ]
+
+
+def _probed_records(files: VideoFiles, runtime: Runtime) -> list[dict[str, Any]]:
+    """One row of `videos.parquet` per video."""
+    return [_record(file, probed) for file, probed in _probe(files, runtime)]
+
+
+def _probe(
+    files: VideoFiles, runtime: Runtime
+) -> Iterator[tuple[VideoFile, Probed | DecodeFailure | None]]:
+    tasks = [ProbeTask(video, path) for video, path in files.found()]
+    tell = _tell(runtime, "videos probed")
+    with DecodePool(runtime.num_workers) as pool:
+        results = pool.imap(tasks)
+        done = 0
+        for file in files.files:
+            if file.status != "found":
+                yield file, None
+                continue
+            yield file, next(results)
+            done += 1
+            tell(done, len(tasks))
+
+
+def _record(file: VideoFile, probed: Probed | DecodeFailure | None) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "video": file.video,
+        "status": file.status,
+        "reason": file.reason,
+        "root": file.root,
+        "path": file.relative,
+        "size": file.size,
+        "digest": file.digest,
+    }
+    if isinstance(probed, DecodeFailure):
+        words = probed.decoder_words.replace(str(probed.path), file.video)
+        return record | {"status": "undecodable", "reason": words}
+    if probed is None:
+        return record
+    info = probed.info
+    return record | {
+        "num_frames": info.num_frames,
+        "duration": info.duration,
+        "average_fps": info.average_fps,
+        "width": info.width,
+        "height": info.height,
+        "rotation": info.rotation,
+        "codec": info.codec,
+    }
 
 
 def _stop_if_strict(records: Sequence[dict[str, Any]], runtime: Runtime) -> None:
@@ -437,34 +385,63 @@ def _video_failures(records: Sequence[dict[str, Any]]) -> list[Failure]:
     ]
 
 
-def _where_to_look(artifact: Artifact, sources: Sources) -> str:
+# --- telling -------------------------------------------------------------------------------------
+
+
+def _tell_rows(official: OfficialSplit, runtime: Runtime) -> TellRows | None:
+    """Progress in rows; none where nobody knows how many there should be."""
+    expected = official.expected_rows
+    if expected is None:
+        return None
+    return lambda rows: runtime.progress(rows, max(rows, expected), "rows read")
+
+
+def _tell(runtime: Runtime, what: str) -> Tell:
+    return lambda done, total: runtime.progress(done, total, what)
+
+
+def _where_to_look(videos: Sequence[str], official: OfficialSplit) -> str:
     """A hint: the folder below the given ones that does hold the videos, if there is one."""
-    right = folder_with(list(video_records(artifact)), sources.video_roots)
+    right = folder_with(videos, official.sources.video_roots, official.stream.candidates)
     if right is not None:
         return f"they are in {right}: --videos {right}"
-    benchmark = artifact.config["benchmark"]
+    benchmark = official.manifest.name
     return f"give the folder that holds the videos with --videos; see: vqa benchmarks {benchmark}"
 
 
 def _result(
-    artifact: Artifact, reused: bool, started: float, sources: Sources | None
+    artifact: Artifact,
+    reused: bool,
+    started: float,
+    official: OfficialSplit | None,
+    reading: Reading | None,
 ) -> StageResult:
     coverage = artifact.manifest["coverage"]
     shown = Coverage(Counter(coverage["videos"]), Counter(coverage["questions"]))
     benchmark = artifact.config["benchmark"]
-    if sources is not None and not coverage["videos"].get("found"):
-        folders = ", ".join(str(root) for root in sources.video_roots)
+    if official is not None and not coverage["videos"].get("found"):
+        folders = ", ".join(str(root) for root in official.sources.video_roots)
         raise MissingInput(
             f"none of the {sum(shown.videos.values())} videos of {benchmark} "
             f"{artifact.config['split']} is usable in {folders} "
             f"({shown.sentence()}); questions and coverage are in {artifact.path}",
-            _where_to_look(artifact, sources),
+            _where_to_look(list(video_records(artifact)), official),
+        )
+    details = {name: artifact.manifest[name] for name in ("coverage", "layout", "warnings")} | {
+        "release": artifact.config["release"]
+    }
+    notes = [shown.sentence(), *examples(video_records(artifact).values())]
+    if reading is not None:
+        details["reading"] = reading.rate()
+        notes.append(
+            f"{reading.num_rows:,} rows read in {reading.seconds:.1f} s "
+            f"({reading.rows_per_second:,.0f} a second)"
         )
     return finished_result(
         artifact,
         reused=reused,
         seconds=time.monotonic() - started,
         next_commands=[f"vqa extract-frames --benchmark {benchmark} --for BACKBONE --frames 32"],
-        notes=[shown.sentence(), *artifact.manifest["warnings"]],
-        details={"coverage": coverage, "warnings": artifact.manifest["warnings"]},
+        notes=notes,
+        details=details,
     )

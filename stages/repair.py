@@ -12,16 +12,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import distill, evaluate, features, frames, prepare, report, teacher
+from stages import (
+    answerer,
+    distill,
+    evaluate,
+    features,
+    frames,
+    localizer,
+    prepare,
+    pseudo_labels,
+    report,
+    teacher,
+)
 from stages.artifacts.atomic import fsync_directory, write_json
 from stages.artifacts.locks import locked
 from stages.artifacts.store import MANIFEST, Artifact, Workspace, damaged_files, verify_files
 from stages.artifacts.weights import backbone_of
+from stages.benchmarks.official import PrepareChoices, Sources
 from stages.core.errors import DataError, MissingInput
 from stages.core.runtime import Runtime
+from stages.systems.inputs import EvaluateConfig, EvaluateInputs
 from stages.training.inputs import TrainingInputs
 
 SHARD_FILE = re.compile(r"(?P<stem>.+-\d{5})\.(?:h5|parquet|json)")
+
+DERIVED = ("system", "role", "benchmark", "backbone", "backbone_weights", "tokens")
+"""What a training stage puts into its configuration itself."""
 
 Rebuild = Callable[[Workspace, Artifact, dict[str, Artifact], Runtime], None]
 
@@ -100,14 +116,14 @@ def _questions(
             hard=recipe["hard"],
         )
         return
-    sources = prepare.Sources(
+    sources = Sources(
         Path(host["annotations"]),
         [Path(root) for root in host["video_roots"]],
         Path(host["video_map"]) if host["video_map"] else None,
+        Path(host["captions"]) if host["captions"] else None,
     )
-    prepare.prepare(
-        workspace, made["benchmark"], made["split"], sources, runtime, hashing=made["hash"]
-    )
+    choices = PrepareChoices(made["hash"], tuple(made["columns"]), made["video_rule"])
+    prepare.prepare(workspace, made["benchmark"], made["split"], sources, runtime, choices)
 
 
 def _frames(
@@ -131,8 +147,8 @@ def _weights(
     workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
 ) -> None:
     values: dict[str, Any] = dict(artifact.config)
-    for derived in ("system", "role", "benchmark", "backbone", "backbone_weights", "tokens"):
-        values.pop(derived)
+    for derived in DERIVED:
+        values.pop(derived, None)
     given = TrainingInputs(
         inputs["train_questions"],
         inputs["train_features"],
@@ -140,6 +156,9 @@ def _weights(
         inputs.get("tune_features"),
         backbone_of(artifact),
     )
+    if artifact.config["system"] == "sevila":
+        _sevila_weights(workspace, artifact, inputs, given, values, runtime)
+        return
     model = dict(values["model"])
     values |= {"frames": model.pop("frames"), "keep": model.pop("keep"), "model": model}
     if artifact.config["role"] == "student":
@@ -155,11 +174,59 @@ def _weights(
         teacher.train_teacher(workspace, given, values, runtime)
 
 
+def _sevila_weights(
+    workspace: Workspace,
+    artifact: Artifact,
+    inputs: dict[str, Artifact],
+    given: TrainingInputs,
+    values: dict[str, Any],
+    runtime: Runtime,
+) -> None:
+    if artifact.config["role"] == "answerer":
+        selector = inputs.get("selector")
+        answerer.train_answerer(workspace, given, values, runtime, selector=selector)
+    elif artifact.config["trained_on"] == "spans":
+        start = inputs.get("start")
+        localizer.train_localizer(workspace, given, values, runtime, start=start)
+    else:
+        origin = localizer.Origin(
+            inputs.get("pseudo_labels"), inputs.get("start"), inputs.get("answerer")
+        )
+        localizer.refine_localizer(workspace, given, values, runtime, origin)
+
+
+def _pseudo_labels(
+    workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
+) -> None:
+    config = pseudo_labels.PseudoLabelConfig.build(artifact.config, artifact.id)
+    given = EvaluateInputs(
+        "blip2-voting",
+        "all",
+        inputs["questions"],
+        inputs["features"],
+        inputs.get("weights"),
+        None,
+        backbone_of(artifact),
+        "",
+    )
+    pseudo_labels.pseudo_label(workspace, given, config, replace(runtime, device=config.device))
+
+
 def _predictions(
     workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
 ) -> None:
-    config = evaluate.EvaluateConfig.build(artifact.config, artifact.id)
-    given = evaluate.EvaluateInputs(inputs["questions"], inputs["features"], inputs["weights"])
+    config = EvaluateConfig.build(artifact.config, artifact.id)
+    weights, selector = inputs.get("weights"), inputs.get("selector")
+    given = EvaluateInputs(
+        config.system,
+        config.select,
+        inputs["questions"],
+        inputs["features"],
+        weights,
+        selector,
+        backbone_of(weights or artifact),
+        backbone_of(selector) if selector else config.selector_backbone,
+    )
     evaluate.evaluate(workspace, given, config, replace(runtime, device=config.device))
 
 
@@ -174,6 +241,7 @@ REBUILDS: dict[str, Rebuild] = {
     "questions": _questions,
     "frames": _frames,
     "features": _features,
+    "pseudo-labels": _pseudo_labels,
     "weights": _weights,
     "predictions": _predictions,
     "report": _report,

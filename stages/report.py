@@ -188,14 +188,22 @@ def _shown(
 ) -> Shown:
     if record is None or record["status"] == "failed":
         return Shown(system, record["reason"] if record else "no row", None, "failed", [])
-    answer = record["prediction"]
-    text = question.options[answer] if isinstance(answer, int) and question.options else str(answer)
+    text = _answer_text(question, record)
     strip = [
         (images[question.video, frame], seconds, _inside(seconds, question))
         for frame, seconds in zip(_strip_frames(record), record["times"], strict=False)
         if (question.video, frame) in images
     ]
     return Shown(system, text, record["correct"], record["status"], strip)
+
+
+def _answer_text(question: Question, record: dict[str, Any]) -> str:
+    """An option, a text, or where the best span lies."""
+    if "windows" in record:
+        spans = [f"{start:.1f} - {end:.1f} s" for start, end, _ in record["windows"]]
+        return spans[0] if spans else "no span"
+    answer = record["prediction"]
+    return question.options[answer] if isinstance(answer, int) and question.options else str(answer)
 
 
 def _strip_frames(record: dict[str, Any] | None) -> list[int]:

@@ -13,7 +13,7 @@ from stages.artifacts.result import StageResult
 from stages.artifacts.store import Request, Workspace
 from stages.core.runtime import Runtime
 from stages.models.vlap import VlapTeacher
-from stages.systems.tuning import TuneAccuracy
+from stages.systems.tuning import TuneAccuracy, vlap_of
 from stages.training.inputs import TrainingInputs, count_of, events_folder, stored_frames
 from stages.training.loop import Fit
 from stages.training.run import reuse_weights, run_training
@@ -54,9 +54,9 @@ def train_teacher(
             inputs.tune_questions,
             inputs.tune_features,
             config.model.frames,
-            config.answer,
             config.eval_batch_size,
             setup.accelerator,
+            vlap_of(config.answer, config.benchmark),
         )
         return setup.fit(model, setup.train_data(), directory, evaluate)
 

@@ -129,3 +129,15 @@ def _models_conftest() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def sevila_world(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    """The tiny world with features of a random BLIP-2 instead, for SeViLA's stages."""
+    root = tmp_path_factory.mktemp("sevila-world")
+    backbone = _models_conftest().write_folder(root / "random-blip2", seed=1, model_type="blip-2")
+    workspace = tiny_world.copy(root)
+    shutil.rmtree(workspace / "features")
+    frames = ("--from-videos", "--frames", "8,2", "--workers", 1, "--workspace", workspace)
+    _done("extract-features", "-b", "shapes", "--backbone", backbone, *frames)
+    return TinyWorld(workspace, backbone)

@@ -1,7 +1,7 @@
 """Pre-training pictures for the embedded backbones: decoded frames of generated videos, labelled.
 
 The videos come from splits of their own ("pretrain", "card"), whose random streams the benchmark's
-splits never use. Frames pass through H.264 and the same squash to the tower's size as in the
+splits never use. Frames pass through H.264 and the same squash to the stored size as in the
 pipeline. Writes one .npz per split into a work folder and reads it back.
 """
 
@@ -34,7 +34,7 @@ class Clips:
     """Frames of many videos and what each shows.
 
     Attributes:
-        pixels: uint8 [V, 32, IMAGE_SIZE, IMAGE_SIZE, 3].
+        pixels: uint8 [V, 32, side, side, 3]; the side is IMAGE_SIZE unless another is asked for.
         labels: int16 [V, 32, 7], the columns of `LABELS`; all -1 where no object is shown.
             `moment` counts in time order; x, y, radius are in pixels of the generated picture.
     """
@@ -62,18 +62,18 @@ def _frame_indices(num_frames: int, rng: np.random.Generator | None) -> list[int
     return [int(rng.integers(low, max(low + 1, high))) for low, high in pairs]
 
 
-def _decode(path: Path) -> list[npt.NDArray[np.uint8]]:
+def _decode(path: Path, side: int) -> list[npt.NDArray[np.uint8]]:
     with av.open(str(path)) as container:
         return [
             frame.reformat(
-                width=IMAGE_SIZE, height=IMAGE_SIZE, format="rgb24", interpolation="BILINEAR"
+                width=side, height=side, format="rgb24", interpolation="BILINEAR"
             ).to_ndarray()
             for frame in container.decode(video=0)
         ]
 
 
 def _one_video(
-    split: str, seed: int, random_frames: bool, index: int
+    split: str, seed: int, random_frames: bool, side: int, index: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16]]:
     timeline, _ = plan_video(split, seed, False, index)
     rng = video_rng(seed, split, index, "frames") if random_frames else None
@@ -81,14 +81,16 @@ def _one_video(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(video_name(split, seed, index)).name
         write_video(path, timeline, video_rng(seed, split, index, "picture"))
-        frames = _decode(path)
+        frames = _decode(path, side)
     labels = np.array([_frame_labels(timeline, i) for i in chosen], dtype=np.int16)
     return np.stack([frames[i] for i in chosen]), labels
 
 
-def make_clips(split: str, seed: int, num_videos: int, workers: int, random_frames: bool) -> Clips:
+def make_clips(
+    split: str, seed: int, num_videos: int, workers: int, random_frames: bool, side: int
+) -> Clips:
     """Generate, encode, decode and label `num_videos` videos."""
-    work = partial(_one_video, split, seed, random_frames)
+    work = partial(_one_video, split, seed, random_frames, side)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         results = list(pool.map(work, range(num_videos), chunksize=16))
@@ -97,14 +99,21 @@ def make_clips(split: str, seed: int, num_videos: int, workers: int, random_fram
 
 
 def cached_clips(
-    folder: Path, split: str, seed: int, num_videos: int, workers: int, random_frames: bool
+    folder: Path,
+    split: str,
+    seed: int,
+    num_videos: int,
+    workers: int,
+    random_frames: bool,
+    side: int = IMAGE_SIZE,
 ) -> Clips:
     """`make_clips`, kept in `folder` so that a later stage of the training can start at once."""
-    path = folder / f"{split}-{seed}-{num_videos}.npz"
+    size = "" if side == IMAGE_SIZE else f"-{side}px"
+    path = folder / f"{split}-{seed}-{num_videos}{size}.npz"
     if path.exists():
         with np.load(path) as stored:
             return Clips(stored["pixels"], stored["labels"])
-    clips = make_clips(split, seed, num_videos, workers, random_frames)
+    clips = make_clips(split, seed, num_videos, workers, random_frames, side)
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(path, pixels=clips.pixels, labels=clips.labels)
     return clips

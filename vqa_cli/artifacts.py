@@ -19,7 +19,11 @@ from vqa_cli.options import (
     runtime,
 )
 
-app = typer.Typer(help="List, show, verify and prune artifacts.", no_args_is_help=True)
+app = typer.Typer(
+    rich_markup_mode="markdown",
+    help="List, show, verify and prune artifacts.",
+    no_args_is_help=True,
+)
 
 
 @app.command("ls")

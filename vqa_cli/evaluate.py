@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from stages.core.errors import UsageError
+from vqa_cli.answering import answering_stage, tell_outlook
 from vqa_cli.console import Console, failures_exit_code
+from vqa_cli.moments import asks_for_moments, refuse_for_moments, run_moments
 from vqa_cli.options import (
     BLIND,
     DEFAULT_WORKSPACE,
@@ -39,8 +41,10 @@ from vqa_cli.options import (
     runtime,
 )
 from vqa_cli.settings import settings
+from vqa_cli.sweep import columns, combinations
+from vqa_cli.sweep import sweep as sweep_over
 
-SYSTEMS = ("vlap",)
+SYSTEMS = ("vlap", "sevila", "blip2-concat", "blip2-voting", "videodistill")
 
 
 SystemOption = Annotated[
@@ -49,7 +53,11 @@ SystemOption = Annotated[
 ]
 SelectOption = Annotated[
     str | None,
-    typer.Option("--select", help="uniform, random, oracle or all [the system's own]."),
+    typer.Option(
+        "--select",
+        help="Who keeps frames: localizer, prompter, topk, atp, clip, spans, uniform, random, "
+        "oracle or all [the system's own].",
+    ),
 ]
 KeepOption = Annotated[
     int | None, typer.Option("--keep", min=1, help="Frames kept, with --select.")
@@ -63,13 +71,34 @@ RoleOption = Annotated[
     ),
 ]
 WeightsOption = Annotated[
-    str | None, typer.Option("--weights", metavar="ID", help="Which weights.")
+    str | None,
+    typer.Option(
+        "--weights", metavar="ID", help="The answerer's weights; none: its backbone as it is."
+    ),
+]
+SelectorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--selector", metavar="ID", help="The weights of --select; none: its backbone as it is."
+    ),
+]
+SelectorBackboneOption = Annotated[
+    str | None,
+    typer.Option("--selector-backbone", help="Backbone of --select [the weights' own]."),
+]
+SpansOption = Annotated[
+    Path | None,
+    typer.Option("--spans", help="Predicted spans for --select spans (JSONL, as Moment-DETR's)."),
+]
+FramesOption = Annotated[
+    int | None, typer.Option("--frames", min=1, help="Frames seen [all that are stored].")
 ]
 BlindOption = Annotated[
     str | None,
     typer.Option(
         "--blind",
-        help="gaussian: noise in place of the video.",
+        help="In place of the video: static (one still for all), gaussian (noise) or shuffled "
+        "(another video).",
         callback=one_of("--blind", BLIND),
     ),
 ]
@@ -80,6 +109,10 @@ RankNormOption = Annotated[
         help="sum or mean of an option's token log-probabilities, for rank answers.",
         callback=one_of("--rank-norm", RANK_NORMS),
     ),
+]
+SweepOption = Annotated[
+    str | None,
+    typer.Option("--sweep", help='Every combination, in one table: "frames=8,16,32 keep=1,4".'),
 ]
 ExportOption = Annotated[
     str | None,
@@ -92,15 +125,28 @@ ExportOption = Annotated[
 ExportToOption = Annotated[
     Path | None, typer.Option("--export-to", help="That file [./LABEL-official.json].")
 ]
+TuneGapOption = Annotated[
+    bool,
+    typer.Option(
+        "--tune-gap",
+        help="Moments: choose on this split how far apart positive frames may be.",
+    ),
+]
 
 
 def evaluate(
     benchmark: BenchmarkOption,
     system: SystemOption = "vlap",
     select: SelectOption = None,
+    frames: FramesOption = None,
     keep: KeepOption = None,
+    sweep: SweepOption = None,
+    tune_gap: TuneGapOption = False,
     role: RoleOption = None,
     weights: WeightsOption = None,
+    selector: SelectorOption = None,
+    selector_backbone: SelectorBackboneOption = None,
+    spans: SpansOption = None,
     blind: BlindOption = None,
     rank_norm: RankNormOption = None,
     export: ExportOption = None,
@@ -126,38 +172,46 @@ def evaluate(
     debug: DebugOption = False,
 ) -> int:
     """Answer every question of a split with a system, and score the answers."""
-    from stages import evaluate as stage
     from stages.benchmarks.exports import require_official
+    from stages.systems.inputs import EvaluateConfig, EvaluateInputs, evaluate_config, find_inputs
 
     if export_to is not None and export is None:
         raise UsageError("--export-to needs --export official")
     if export is not None:
         require_official(benchmark)
+    if sweep is not None and (export is not None or dry_run or name is not None):
+        raise UsageError("--sweep goes without --export, --dry-run and --name")
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
+    stage = answering_stage(benchmark)
     values = settings(
         "eval",
         recipe=recipe,
         overrides=overrides,
         select=select,
+        frames=frames,
         keep=keep,
         blind=blind,
         answer=answer,
         seed=seed,
         **{"model.rank_norm": rank_norm},
     )
+    if asks_for_moments(benchmark):
+        refuse_for_moments(
+            system,
+            select,
+            {
+                "--keep": keep,
+                "--sweep": sweep,
+                "--role": role,
+                "--weights": weights,
+                "--blind": blind,
+                "--answer": answer,
+                "--rank-norm": rank_norm,
+            },
+        )
+    elif tune_gap:
+        raise UsageError(f"--tune-gap is for moments, {benchmark} asks for none")
     root = open_workspace(workspace)
-    inputs = stage.find_inputs(
-        root,
-        benchmark,
-        split,
-        system=system,
-        role=role,
-        weights=weights,
-        features=features or [],
-        questions=questions,
-        backbone=backbone,
-    )
-    config = stage.evaluate_config(inputs, values, device)
     how = runtime(
         console,
         device=device,
@@ -167,10 +221,64 @@ def evaluate(
         max_failures=max_failures,
         name=name,
     )
+
+    if asks_for_moments(benchmark):
+        found = run_moments(
+            root,
+            benchmark,
+            split,
+            values,
+            how,
+            tune_gap=tune_gap,
+            selector=selector,
+            features=features or [],
+            questions=questions,
+            backbone=selector_backbone or backbone,
+            dry_run=dry_run,
+            export=export is not None,
+            export_to=export_to,
+            console=console,
+        )
+        return failures_exit_code(found, max_failures)
+
+    def chosen(settings: dict[str, Any]) -> tuple[EvaluateInputs, EvaluateConfig]:
+        inputs = find_inputs(
+            root,
+            benchmark,
+            split,
+            system=system,
+            select=settings.get("select"),
+            role=role,
+            weights=weights,
+            selector=selector,
+            features=features or [],
+            questions=questions,
+            backbone=backbone,
+            selector_backbone=selector_backbone,
+            frames=settings.get("frames"),
+            spans=spans,
+        )
+        return inputs, evaluate_config(inputs, settings, device)
+
+    if sweep is not None:
+        combined = combinations(sweep)
+        done = list(
+            sweep_over(values, combined, lambda given: stage.evaluate(root, *chosen(given), how))
+        )
+        if as_json:
+            console.json({"command": "eval", "sweep": [item.as_json() for item in done]})
+        else:
+            names = list(combined[0])
+            console.end_progress()
+            console.table("", columns(names), [item.row(names) for item in done])
+        results = [item.result for item in done if item.result is not None]
+        return failures_exit_code(results, max_failures)
+    inputs, config = chosen(values)
     if dry_run:
         console.plan("eval", stage.plan(root, inputs, config, how))
         return 0
-    result = stage.evaluate(root, inputs, config, how, backbone=backbone)
+    tell_outlook(console, benchmark, inputs, config)
+    result = stage.evaluate(root, inputs, config, how)
     if export is not None:
         result = stage.export_official(inputs, result, export_to)
     console.evaluation(result)

@@ -63,7 +63,7 @@ def extract_frames(
 ) -> int:
     """Decode frames per clip at their presentation times and store them without loss."""
     from stages import frames as stage
-    from stages.models.backbones.catalog import image_size
+    from stages.models.backbones.catalog import backbone_frames
     from stages.video.clips import SamplingConfig
     from stages.video.resize import FrameFormat
 
@@ -77,6 +77,7 @@ def extract_frames(
         seed=seed,
     )
     per_shard = values.pop("videos_per_shard", None)
+    rule = backbone_frames(backbone, values.pop("short_side", None))
     values.setdefault("frames", [32])
     root = open_workspace(workspace)
     how = runtime(
@@ -88,7 +89,7 @@ def extract_frames(
         max_failures=max_failures,
         name=name,
     )
-    size = FrameFormat.squash(image_size(backbone))
+    size = FrameFormat(**rule.format_values())
     results, plans = [], []
     for chosen, sampling_values in questions_and_views(root, benchmark, split, questions, values):
         sampling = SamplingConfig.build(sampling_values, "extract-frames")

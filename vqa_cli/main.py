@@ -18,20 +18,29 @@ from stages.core.errors import MachineError, UsageError, VqaError
 from vqa_cli import (
     artifacts,
     benchmarks,
+    compare,
     demo,
     distill,
     evaluate,
     extract_features,
     extract_frames,
     prepare,
+    pretrain_videodistill,
+    pseudo_label,
+    refine_localizer,
     report,
     run,
+    score,
     status,
+    train_answerer,
+    train_localizer,
     train_teacher,
+    train_videodistill,
 )
 from vqa_cli.console import Console
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     name="vqa",
     help="Video question answering research: features, teachers, students, keyframes, evaluation.",
     no_args_is_help=True,
@@ -46,7 +55,15 @@ app.command("extract-frames")(extract_frames.extract_frames)
 app.command("extract-features")(extract_features.extract_features)
 app.command("train-teacher")(train_teacher.train_teacher)
 app.command("distill")(distill.distill)
+app.command("train-answerer")(train_answerer.train_answerer)
+app.command("train-localizer")(train_localizer.train_localizer)
+app.command("pseudo-label")(pseudo_label.pseudo_label)
+app.command("refine-localizer")(refine_localizer.refine_localizer)
+app.command("pretrain-videodistill")(pretrain_videodistill.pretrain_videodistill)
+app.command("train-videodistill")(train_videodistill.train_videodistill)
 app.command("eval")(evaluate.evaluate)
+app.command("score")(score.score)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("run")(run.run)
 app.command("status")(status.status)

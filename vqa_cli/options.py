@@ -18,12 +18,15 @@ RUN = "How to run"
 OUTPUT = "Output"
 
 ANSWERS = ("letter", "rank")
-BLIND = ("gaussian",)
+BLIND = ("static", "gaussian", "shuffled")
 DTYPES = ("float16", "float32", "bfloat16", "int8")
 INITS = ("start", "teacher", "base")
 PROMPTERS = ("visual", "question", "uniform_mid", "random_segment")
 RANK_NORMS = ("sum", "mean")
 ROLES = ("student", "start", "teacher")
+SELECTS = ("localizer", "uniform", "random", "all", "oracle", "topk", "atp")
+VIDEODISTILL_TASKS = ("open-ended", "choice", "contrastive", "matching")
+VIDEODISTILL_VARIANTS = ("a", "b", "c", "d", "e", "f")
 """What options take that know a few words only. The stages' own types are heavy to import; a test
 holds the two together."""
 
@@ -104,6 +107,9 @@ PresetOption = Annotated[
     typer.Option("--preset", help="paper, or reference: the published code's choices."),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random draw.")]
+RoundOption = Annotated[
+    int | None, typer.Option("--round", min=1, help="Which refinement this is [1].")
+]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="Recipe name or TOML file with settings.")
 ]

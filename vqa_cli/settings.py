@@ -28,16 +28,17 @@ def settings(
     values: dict[str, Any] = load_recipe(recipe).section(command) if recipe else {}
     for name, value in flags.items():
         if value is not None:
-            _assign(values, name, value)
+            assign(values, name, value)
     for text in overrides or []:
         key, separator, value = text.partition("=")
         if not separator or not key:
             raise UsageError(f"--set {text!r} is not of the form key=value")
-        _assign(values, key, _parse(value))
+        assign(values, key, parse_value(value))
     return values
 
 
-def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+def assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Put `value` under `key`; dots reach into nested settings."""
     *parents, last = key.split(".")
     for parent in parents:
         child = values.setdefault(parent, {})
@@ -47,7 +48,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _parse(value: str) -> Any:
+def parse_value(value: str) -> Any:
     """A JSON value where it reads as one (numbers, true, null, lists), else the text itself."""
     try:
         return json.loads(value)

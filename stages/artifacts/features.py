@@ -3,10 +3,15 @@
 HDF5 shards `features-00000.h5` of one row per frame (tokens, width), taken before the tower's
 last LayerNorm, with the index tables of `clips`. Stored as float16, float32, bfloat16 (uint16 with
 the attribute `stored_as`) or int8 (one scale per token in the dataset `scale`).
+CLIP's rows are patches alone: the frame CLS, taken after that norm, is a vector per row in the
+dataset `cls` of the same file, which is read without touching the rows. With int8 it is float16,
+because frames are chosen by it and it is small.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +19,7 @@ import h5py
 import numpy as np
 
 from stages.artifacts.clips import ClipIndex, ClipKey, ClipRows
-from stages.artifacts.rows import SCALE_DATASET, Array, check_rows_file
+from stages.artifacts.rows import SCALE_DATASET, Array, ClsReader, check_rows_file
 from stages.artifacts.store import Artifact
 from stages.core.errors import DataError
 
@@ -39,6 +44,11 @@ def encode_values(features: Array, stored: StoredDtype) -> tuple[Array, Array | 
         return np.rint(features / safe).astype(np.int8), scale
     with np.errstate(over="ignore"):  # overflow becomes inf, which the caller looks for
         return features.astype(NUMPY_DTYPES[stored]), None
+
+
+def cls_dtype(stored: StoredDtype) -> StoredDtype:
+    """How the frame CLS is stored beside rows of `stored`."""
+    return "float16" if stored == "int8" else stored
 
 
 def decode_values(values: Array, stored: str, scale: Array | None = None) -> Array:
@@ -66,6 +76,53 @@ def representable(values: Array, stored: str) -> Array:
     return np.asarray(np.isfinite(numbers).all(axis=(1, 2)))
 
 
+@dataclass(frozen=True)
+class StoredValues:
+    """Features of N frames as they are stored.
+
+    Attributes:
+        tokens: [N, P, C].
+        scale: With int8, the factors [N, P] that restore them.
+        cls: Frame CLS [N, C], where it is stored apart.
+    """
+
+    tokens: Array
+    scale: Array | None
+    cls: Array | None
+
+    def only(self, rows: Array) -> StoredValues:
+        """The rows that a mask or numbers choose."""
+        return StoredValues(
+            self.tokens[rows],
+            None if self.scale is None else self.scale[rows],
+            None if self.cls is None else self.cls[rows],
+        )
+
+    @staticmethod
+    def join(parts: Sequence[StoredValues]) -> StoredValues:
+        """All parts, which are stored alike, one after the other."""
+        scales = [part.scale for part in parts if part.scale is not None]
+        vectors = [part.cls for part in parts if part.cls is not None]
+        return StoredValues(
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate(scales) if scales else None,
+            np.concatenate(vectors) if vectors else None,
+        )
+
+
+def store_values(
+    tokens: Array, cls: Array | None, stored: StoredDtype
+) -> tuple[StoredValues, Array]:
+    """Tokens float32 [N, P, C] and frame CLS [N, C] as stored, and which rows can be, bool [N]."""
+    values, scale = encode_values(tokens, stored)
+    good: Array = np.isfinite(tokens).all(axis=(1, 2)) & representable(values, stored)
+    if cls is None:
+        return StoredValues(values, scale, None), good
+    vectors, _ = encode_values(cls[:, None], cls_dtype(stored))
+    good &= np.isfinite(cls).all(axis=1) & representable(vectors, cls_dtype(stored))
+    return StoredValues(values, scale, vectors[:, 0]), good
+
+
 class FeatureReader:
     """A finished features artifact, opened for random reads of clips."""
 
@@ -78,6 +135,14 @@ class FeatureReader:
         shape = (self.tokens, self.width)
         self.index = ClipIndex(artifact, STEM, shape, NUMPY_DTYPES[self.stored])
         self._scales: dict[int, Array] = {}
+        self.cls_width = int(artifact.manifest.get("cls_width", 0))
+        self._cls_stored = cls_dtype(artifact.config["dtype"])
+        self._cls = ClsReader(
+            self.index.reader.files,
+            self.index.reader.shards,
+            self.cls_width,
+            NUMPY_DTYPES[self._cls_stored],
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_scales": {}}
@@ -95,6 +160,24 @@ class FeatureReader:
         values = self.index.reader.read(rows)
         scale = self._row_scales(rows) if self.stored == "int8" else None
         return decode_values(values, self.stored, scale)
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether the frame CLS is stored apart from the tokens (CLIP)."""
+        return self.cls_width > 0
+
+    def read_cls(self, rows: Array) -> Array:
+        """Frame CLS of `rows`: float16 or float32 [len(rows), cls_width]; no token is read.
+
+        Raises:
+            DataError: These features have none.
+        """
+        if not self.has_cls:
+            raise DataError(
+                f"{self.artifact.id} has no frame CLS apart from its tokens",
+                "extract features with a CLIP backbone",
+            )
+        return decode_values(self._cls.read(rows), self._cls_stored)
 
     def _row_scales(self, rows: Array) -> Array:
         reader = self.index.reader

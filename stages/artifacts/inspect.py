@@ -23,7 +23,12 @@ from stages.artifacts.store import (
 from stages.core.errors import DataError, MissingInput, UsageError
 from stages.core.runtime import Progress
 
-SHARDED_STEMS = {"frames": "frames", "features": "features", "predictions": "predictions"}
+SHARDED_STEMS = {
+    "frames": "frames",
+    "features": "features",
+    "pseudo-labels": "pseudo-labels",
+    "predictions": "predictions",
+}
 
 
 def describe(listing: Listing) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from stages.artifacts.store import Artifact, Workspace
 from stages.core.errors import MissingInput, UsageError
@@ -49,7 +50,8 @@ def questions_for(
         weights: Chosen weights, whose own inputs may hold this split.
 
     Raises:
-        UsageError: Several fit, or those named are of another benchmark.
+        UsageError: Several fit, or those named are of another benchmark, or only another release
+            than the weights were trained on is prepared.
         MissingInput: None is prepared.
     """
     named = [workspace.by_reference("questions", name) for name in questions]
@@ -62,13 +64,60 @@ def questions_for(
         if _is_of(item, benchmark, split):
             return _questions_behind(workspace, item)
     fitting = [item for item in workspace.finished("questions") if _is_of(item, benchmark, split)]
-    seen = [] if weights is None else [q for q in fitting if q.id in weights.input_ids()]
-    if len(seen) == 1:
-        return seen[0]
+    if weights is not None:
+        fitting = _of_trained_release(workspace, benchmark, fitting, weights)
+        seen = [item for item in fitting if item.id in weights.input_ids()]
+        if len(seen) == 1:
+            return seen[0]
     extracted = [item for item in fitting if _has_features(workspace, item, backbone)]
     if len(extracted) == 1:
         return extracted[0]
+    if len(fitting) == 1:
+        return fitting[0]
     return questions_of(workspace, benchmark, split)
+
+
+def release_of(questions: Artifact) -> str:
+    """The release of the benchmark that the questions are from; empty where there is only one."""
+    return str(questions.config.get("release", ""))
+
+
+def check_one_release(questions: Sequence[Artifact]) -> None:
+    """Refuse to bring together splits of different releases, whose questions may overlap.
+
+    Raises:
+        UsageError: Names the first two that differ.
+    """
+    for other in questions[1:]:
+        first = questions[0]
+        if release_of(other) != release_of(first):
+            raise UsageError(
+                f"two releases of {first.config['benchmark']}: {first.id} is {release_of(first)}, "
+                f"{other.id} is {release_of(other)}",
+                "prepare both splits from one release and say which with --questions ID",
+            )
+
+
+def _of_trained_release(
+    workspace: Workspace, benchmark: str, fitting: list[Artifact], weights: Artifact
+) -> list[Artifact]:
+    """Those of the release that the weights have seen; all, where that cannot be known."""
+    seen = [
+        item
+        for item in workspace.finished("questions")
+        if item.id in weights.input_ids() and item.config["benchmark"] == benchmark
+    ]
+    if not seen:
+        return fitting
+    release = release_of(seen[0])
+    kept = [item for item in fitting if release_of(item) == release]
+    if fitting and not kept:
+        raise UsageError(
+            f"{weights.id} was trained on {seen[0].id}, release {release}, but only "
+            f"{fitting[0].id} is prepared, release {release_of(fitting[0])}",
+            f"prepare that release, or insist: --questions {fitting[0].id}",
+        )
+    return kept
 
 
 def _is_of(item: Artifact, benchmark: str, split: str) -> bool:
@@ -130,6 +179,8 @@ def features_of(
     frames: int | None = None,
     references: Sequence[str] = (),
     folder: str | None = None,
+    tower: str | None = None,
+    with_cls: bool | None = None,
 ) -> Artifact:
     """Features of a split's questions.
 
@@ -141,12 +192,16 @@ def features_of(
         frames: Frames per clip that must be stored, or more.
         references: Artifacts named by the user, of any split.
         folder: What a user would give as `--backbone`, for messages.
+        tower: Fingerprint of the vision tower that they must come from; none: any.
+        with_cls: Whether they must have a frame CLS apart from the tokens (CLIP), or must not;
+            none: any. Features that the user named are taken as they are.
     """
     benchmark, split = questions.config["benchmark"], questions.config["split"]
 
     def usable(item: Artifact) -> bool:
         enough = frames is None or max(item.config["sampling"]["frames"]) >= frames
-        return questions.id in item.input_ids() and enough
+        seen = tower in (None, item.config["weights"])
+        return questions.id in item.input_ids() and enough and seen
 
     named = [workspace.by_reference("features", reference) for reference in references]
     for item in named:
@@ -155,6 +210,7 @@ def features_of(
     of_split = [item for item in named if _is_of(item, benchmark, split)]
     if of_split or (named and all(item.config["split"] == split for item in named)):
         few = f" with {frames} frames per clip" if frames else ""
+        few += f" by {folder}'s vision tower" if tower else ""
         wrong = ", ".join(item.id for item in of_split or named)
         raise UsageError(f"{wrong}: not features of {questions.id}{few}")
     name = folder or backbone
@@ -163,7 +219,11 @@ def features_of(
     described = f"features of {benchmark} {split}"
     return workspace.choose(
         "features",
-        lambda item: usable(item) and backbone in (None, item.config["backbone"]),
+        lambda item: (
+            usable(item)
+            and backbone in (None, item.config["backbone"])
+            and with_cls in (None, bool(item.manifest.get("cls_width", 0)))
+        ),
         described=described + (f" by {backbone}" if backbone else ""),
         option="--features",
         command=f"vqa extract-features --benchmark {benchmark} --split {split} {wanted}",
@@ -216,8 +276,8 @@ def weights_of(
         return (
             found
             and backbone in (None, made["backbone"])
-            and frames in (None, made["model"]["frames"])
-            and keep in (None, made["model"]["keep"])
+            and frames in (None, _number(made, "frames"))
+            and keep in (None, _number(made, "keep"))
         )
 
     finished = workspace.finished("weights")
@@ -234,8 +294,66 @@ def weights_of(
     )
 
 
+def weights_if_any(
+    workspace: Workspace,
+    benchmark: str,
+    role: str,
+    *,
+    system: str,
+    reference: str | None = None,
+    option: str = "--weights",
+) -> Artifact | None:
+    """Weights that the user named, or the workspace's; None for `none` and where there are none.
+
+    Raises:
+        UsageError: Several fit, or the named ones do not.
+    """
+    if reference == NO_WEIGHTS:
+        return None
+    held = ((system, role, benchmark) == _made_for(item) for item in workspace.finished("weights"))
+    if reference is None and not any(held):
+        return None
+    return weights_of(
+        workspace, benchmark, [role], system=system, reference=reference, option=option
+    )
+
+
+NO_WEIGHTS = "none"
+"""In place of weights: the backbone as it is."""
+
+
+def input_of(workspace: Workspace, artifact: Artifact, role: str) -> Artifact | None:
+    """What `artifact` was made from in `role`; None where there was no such input.
+
+    Raises:
+        MissingInput: It is gone.
+    """
+    for record in artifact.manifest["inputs"]:
+        if record["role"] == role:
+            return workspace.open(workspace.root / str(record["kind"]) / str(record["id"]))
+    return None
+
+
+def _made_for(item: Artifact) -> tuple[str, str, str]:
+    made = item.config
+    return (made["system"], made["role"], made["benchmark"])
+
+
+def _number(made: dict[str, Any], name: str) -> int | None:
+    """T or K of weights: VLAP's networks have it, other systems' stages."""
+    held = made if name in made else made["model"]
+    return held.get(name)
+
+
 def _weights_command(benchmark: str, role: str, keep: int | None) -> str:
     kept = keep or 4
-    commands = {"student": f"distill --keep {kept}", "start": f"train-teacher --keep {kept}"}
+    commands = {
+        "student": f"distill --keep {kept}",
+        "start": f"train-teacher --keep {kept}",
+        "answerer": "train-answerer",
+        "localizer": "train-localizer",
+        "trained": "train-videodistill",
+        "pretrained": "pretrain-videodistill",
+    }
     command, *options = commands.get(role, "train-teacher").split(" ", 1)
     return " ".join([f"vqa {command} --benchmark {benchmark}", *options])

@@ -1,14 +1,22 @@
 """The predictions artifact: one row a question, always as many rows as questions.
 
-    predictions-00000.parquet   shards, in the questions' order
-    predictions.parquet         all of them
+    predictions-00000.parquet   shards, questions about one clip together
+    predictions.parquet         all of them, in the questions' order
     metrics.json                the benchmark's metrics
 
 Columns: question_id, prediction, answer, correct (null when unlabelled), scores (per option),
 frames (indices within the video), times (seconds), frame_scores (per frame seen), frame_rule (how
-the frames were chosen: `prompter`; `stored`, the K that extraction sampled; `midpoint`, the middle
-ones of the T; `all`, `random`, `oracle`; null when failed), status (`ok`, `failed`, `unlabelled`),
-reason. `prediction` and `answer` are indices (int64), or text in open-ended benchmarks.
+the frames were chosen: `prompter`; `localizer`; `stored`, the K that extraction sampled;
+`midpoint`, the middle ones of the T; `all`, `random`, `oracle`; null when failed), tied (whether
+the choice hung on the rule for equal scores; null where there are none), by_frame (what each kept
+frame alone says, where they vote), status (`ok`, `failed`, `unlabelled`), reason. `prediction` and
+`answer` are indices (int64), or text in open-ended benchmarks.
+
+Moment retrieval has these columns besides: windows ([start, end, score] in seconds, best first),
+saliency (a score per 2 s clip), frame_margins (logit of `yes` minus logit of `no` per frame),
+value (the question's share of the headline figure in percent; null unless scored). `frames` and
+`times` are then all frames seen, and `prediction`, `answer` and `correct` are null. The shards hold
+what the frames say; windows, saliency and value are in `predictions.parquet` alone.
 """
 
 from __future__ import annotations
@@ -28,7 +36,15 @@ METRICS_FILE = "metrics.json"
 STEM = "predictions"
 
 
-def predictions_schema(open_ended: bool) -> pa.Schema:
+MOMENT_COLUMNS = [
+    ("windows", pa.list_(pa.list_(pa.float64()))),
+    ("saliency", pa.list_(pa.float64())),
+    ("frame_margins", pa.list_(pa.float64())),
+    ("value", pa.float64()),
+]
+
+
+def predictions_schema(open_ended: bool, *, moments: bool = False) -> pa.Schema:
     """Columns of `predictions.parquet`."""
     answer = pa.string() if open_ended else pa.int64()
     return pa.schema(
@@ -42,16 +58,22 @@ def predictions_schema(open_ended: bool) -> pa.Schema:
             ("times", pa.list_(pa.float64())),
             ("frame_scores", pa.list_(pa.float64())),
             ("frame_rule", pa.string()),
+            ("tied", pa.bool_()),
+            ("by_frame", pa.list_(answer)),
             ("status", pa.string()),
             ("reason", pa.string()),
+            *(MOMENT_COLUMNS if moments else []),
         ]
     )
 
 
-def encode_predictions(records: Sequence[dict[str, Any]], open_ended: bool) -> memoryview:
+def encode_predictions(
+    records: Sequence[dict[str, Any]], open_ended: bool, *, moments: bool = False
+) -> memoryview:
     """The Parquet bytes of prediction records."""
     buffer = io.BytesIO()
-    table = pa.Table.from_pylist(list(records), schema=predictions_schema(open_ended))
+    schema = predictions_schema(open_ended, moments=moments)
+    table = pa.Table.from_pylist(list(records), schema=schema)
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getbuffer()
 

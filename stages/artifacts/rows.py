@@ -3,6 +3,7 @@
 A file holds one dataset `rows` of shape (N, ...), uncompressed, one chunk per row, so that row i
 lies at one byte range of the file. The index keeps these offsets: readers copy straight from the
 mapped file (plain h5py costs about a millisecond a call), and h5py remains the checked way in.
+Beside it may lie `cls`, one short vector per row in one piece, which is read without the rows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from stages.core.errors import DataError, MissingInput
 
 DATASET = "rows"
 SCALE_DATASET = "scale"
+CLS_DATASET = "cls"
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +41,10 @@ class EncodedRows:
 
 
 def encode_rows(
-    rows: Array, attributes: dict[str, str] | None = None, scale: Array | None = None
+    rows: Array,
+    attributes: dict[str, str] | None = None,
+    scale: Array | None = None,
+    cls: Array | None = None,
 ) -> EncodedRows:
     """Build the HDF5 file of `rows` (N, ...) in memory; equal input gives equal bytes.
 
@@ -47,6 +52,7 @@ def encode_rows(
         rows: The arrays, any numeric dtype.
         attributes: Text attributes of the dataset.
         scale: With int8 rows, the factors that restore the values, first axis N.
+        cls: A vector (N, C) per row, stored in one piece apart from the rows.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", track_order=False) as file:
@@ -60,6 +66,8 @@ def encode_rows(
         dataset[...] = rows
         if scale is not None:
             file.create_dataset(SCALE_DATASET, data=scale, track_times=False)
+        if cls is not None:
+            file.create_dataset(CLS_DATASET, data=cls, track_times=False)
         for name, value in sorted((attributes or {}).items()):
             dataset.attrs[name] = value
         file.flush()
@@ -191,3 +199,72 @@ class RowReader:
                 )
             self._maps[shard] = np.memmap(self.files[shard], dtype=np.uint8, mode="r")
         return self._maps[shard]
+
+
+class ClsReader:
+    """Random access to the `cls` vectors of rows, by a memory map of those vectors alone.
+
+    Safe to hand to worker processes, as `RowReader` is.
+
+    Args:
+        files: Data files; `shards` are positions in this list.
+        shards: File of each row; the rows of a file follow one another.
+        width: C.
+        dtype: Stored dtype.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], shards: Array, width: int, dtype: np.dtype[Any]
+    ) -> None:
+        self.files = list(files)
+        self.shards = np.asarray(shards, dtype=np.int32)
+        self.starts = np.searchsorted(self.shards, np.arange(len(self.files) + 1))
+        self.width = width
+        self.dtype = dtype
+        self._maps: dict[int, Array] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_maps": {}}
+
+    def read(self, rows: Sequence[int] | Array) -> Array:
+        """A copy of the vectors of `rows`, (len(rows), C)."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        out = np.empty((len(wanted), self.width), dtype=self.dtype)
+        of = self.shards[wanted]
+        for shard in np.unique(of).tolist():
+            here = of == shard
+            out[here] = self._map(shard)[wanted[here] - self.starts[shard]]
+        return out
+
+    def _map(self, shard: int) -> Array:
+        if shard not in self._maps:
+            count = int(self.starts[shard + 1] - self.starts[shard])
+            path, shape = self.files[shard], (count, self.width)
+            offset = _find_cls(path, shape, self.dtype)
+            self._maps[shard] = np.memmap(path, self.dtype, "r", offset, shape)
+        return self._maps[shard]
+
+
+def _find_cls(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> int:
+    """Byte offset of the `cls` vectors of `path`, checked against its size.
+
+    Raises:
+        DataError: There are none of that shape in one plain piece.
+    """
+    check_rows_file(path)
+    with h5py.File(path, "r", locking=False) as file:
+        dataset = file.get(CLS_DATASET)
+        plain = isinstance(dataset, h5py.Dataset) and (dataset.shape, dataset.dtype) == (
+            shape,
+            dtype,
+        )
+        if not plain or dataset.chunks is not None or dataset.external or dataset.is_virtual:
+            raise DataError(
+                f"{path}: no plain dataset {CLS_DATASET!r} of {shape} {dtype}",
+                "vqa artifacts verify --repair",
+            )
+        offset = dataset.id.get_offset()
+    size = shape[0] * shape[1] * dtype.itemsize
+    if offset is None or offset + size > path.stat().st_size:
+        raise DataError(f"{path}: {CLS_DATASET} points outside the file")
+    return int(offset)

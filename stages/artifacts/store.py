@@ -34,11 +34,13 @@ from stages.core.paths import relative_problem
 MANIFEST = "manifest.json"
 
 FORMAT_VERSIONS = {
-    "questions": 1,
+    "questions": 2,
     "frames": 1,
     "features": 1,
+    "pseudo-labels": 1,
     "weights": 1,
-    "predictions": 1,
+    "predictions": 2,
+    "metrics": 1,
     "report": 1,
 }
 """The format that this version writes and reads, per kind."""
@@ -47,8 +49,10 @@ REBUILD_COMMANDS = {
     "questions": "vqa prepare",
     "frames": "vqa extract-frames",
     "features": "vqa extract-features",
-    "weights": "vqa train-teacher or vqa distill",
+    "pseudo-labels": "vqa pseudo-label",
+    "weights": "the training command of its system and role",
     "predictions": "vqa eval",
+    "metrics": "vqa score",
     "report": "vqa report",
 }
 """Which command writes each kind, for messages."""

@@ -8,6 +8,7 @@ Axes: B questions, T frames, N tokens, C width.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,13 @@ def clip_key(question: Question) -> ClipKey:
     return (question.video, question.start, question.end)
 
 
+def clip_keys(question: Question) -> list[ClipKey]:
+    """Every clip to choose from; of a question about one video, that one."""
+    if not question.clips:
+        return [(video, question.start, question.end) for video in question.videos]
+    return [(v, *span) for v, span in zip(question.videos, question.clips, strict=True)]
+
+
 class QuestionFeatures:
     """Questions of one split with T stored frames each.
 
@@ -78,6 +86,7 @@ class QuestionFeatures:
         self.frames = frames
         self.stored_frames = self._choose_sampling(features)
         self.views = max(view for _, view in self._samplings(features))
+        self._asked = Counter(key for question in self.questions for key in clip_keys(question))
         self._failures = {
             row["id"]: f"{row['reason']}: {row['words']}"
             for row in read_table(features.path / FAILURES_TABLE).to_pylist()
@@ -108,11 +117,14 @@ class QuestionFeatures:
 
     def problem(self, index: int) -> str:
         """Why question `index` cannot be answered, or an empty string."""
-        question = self.questions[index]
-        key = clip_key(question)
-        if self.reader.has(key, self.stored_frames):
-            return ""
-        return self._failures.get(ClipSpan(0, *key).id, "no features of this clip")
+        for key in clip_keys(self.questions[index]):
+            if not self.reader.has(key, self.stored_frames):
+                return self._failures.get(ClipSpan(0, *key).id, "no features of this clip")
+        return ""
+
+    def shares_clip(self, index: int, place: int = 0) -> bool:
+        """Whether other questions of the split are about the same clip (candidate `place`)."""
+        return self._asked[clip_keys(self.questions[index])[place]] > 1
 
     def usable(self, *, labelled: bool = False) -> list[int]:
         """Positions of the questions that have features (and an answer)."""
@@ -122,21 +134,21 @@ class QuestionFeatures:
             if not self.problem(index) and (question.labelled or not labelled)
         ]
 
-    def clip(self, index: int, view: int = 0) -> ClipRows:
-        """The T rows of question `index`."""
-        rows = self.sampled(index, self.stored_frames, view)
+    def clip(self, index: int, view: int = 0, place: int = 0) -> ClipRows:
+        """The T rows of question `index`, of several candidate clips those of number `place`."""
+        rows = self.sampled(index, self.stored_frames, view, place)
         if self.stored_frames == self.frames:
             return rows
         kept = subset_midpoints(self.stored_frames, self.frames)
         return ClipRows(rows.rows[kept], rows.frames[kept], rows.times[kept])
 
-    def sampled(self, index: int, frames: int, view: int = 0) -> ClipRows:
+    def sampled(self, index: int, frames: int, view: int = 0, place: int = 0) -> ClipRows:
         """The rows of question `index` in the stored sampling of `frames` frames.
 
         Raises:
             KeyError: There is no such sampling; see `stores`.
         """
-        return self.reader.clip(clip_key(self.questions[index]), frames, view)
+        return self.reader.clip(clip_keys(self.questions[index])[place], frames, view)
 
     def batch(self, indices: Sequence[int], views: Sequence[int] | None = None) -> QuestionBatch:
         """Questions `indices` with their features; `views` names a random view for each."""

@@ -3,8 +3,8 @@
 Reads and writes nothing. `letter` is the papers' mode: a lettered list and the target `Option X`
 (specs/vlap.md 1.4). `rank` has no lettered list; each option's own text is scored as the answer,
 which also serves open-ended questions (the candidates are then a vocabulary that the caller has).
-What a benchmark's published preparation appends to questions and options is data in its manifest
-(`PromptRule`), not code.
+How a benchmark's published preparation words the prompt and what it appends to questions and
+options is data in its manifest (`PromptRule`), not code.
 """
 
 from __future__ import annotations
@@ -18,12 +18,7 @@ from stages.core.errors import UsageError
 
 AnswerMode = Literal["letter", "rank"]
 
-QUESTION = "Question: {question}"
 OPTION = "Option {letter}: {text}"
-SELECT = (
-    "Considering the information presented in the frame, select the correct answer from the "
-    "options."
-)
 LETTER_TARGET = "Option {letter}"
 LETTERS = "ABCDE"
 """The letters that answers are read as; the reference has five."""
@@ -48,6 +43,8 @@ def _with_suffix(text: str, suffix: str, rule: PromptRule) -> str:
 def letter_prompt(question: Question, rule: PromptRule) -> str:
     """`Question: q Option A: a0 Option B: a1 ... Considering ... from the options.`
 
+    VLEP's preparation has neither the word `Question` nor the closing sentence.
+
     Raises:
         UsageError: the question is open-ended.
     """
@@ -56,12 +53,12 @@ def letter_prompt(question: Question, rule: PromptRule) -> str:
             f"question {question.question_id} has no options to letter", "use --answer rank"
         )
     options = prepared_options(question.options, rule)
-    parts = [QUESTION.format(question=prepared_question(question.question, rule))]
+    parts = [rank_prompt(question, rule)]
     parts += [
         OPTION.format(letter=letter, text=text)
         for letter, text in zip(ascii_uppercase, options, strict=False)
     ]
-    return " ".join([*parts, SELECT])
+    return " ".join([*parts, rule.instruction] if rule.instruction else parts)
 
 
 def letter_problem(question: Question) -> str:
@@ -78,7 +75,7 @@ def letter_problem(question: Question) -> str:
 
 def rank_prompt(question: Question, rule: PromptRule) -> str:
     """`Question: q`, with the question prepared as for the letter prompt."""
-    return QUESTION.format(question=prepared_question(question.question, rule))
+    return rule.question.format(question=prepared_question(question.question, rule))
 
 
 def prompt(question: Question, mode: AnswerMode, rule: PromptRule) -> str:

@@ -29,6 +29,7 @@ class Question:
     videos: tuple[str, ...]
     """Paths below a video folder as the benchmark names them, often without extension."""
     question: str
+    """The text; empty where a benchmark asks none (a reader decides whether it may be)."""
     options: tuple[str, ...]
     """Texts of the options; empty for open-ended questions."""
     answer: int | None
@@ -45,6 +46,14 @@ class Question:
     split: str
     source_row: int
     """Number of the record in the annotation file, the first one (header not counted) is 1."""
+    clips: tuple[tuple[float, float], ...] = ()
+    """[start, end] in seconds within each of several candidate `videos`; empty: `start`, `end`."""
+    categories: tuple[str, ...] = ()
+    """Every category that a benchmark with overlapping ones counts the question in."""
+    duration: float | None = None
+    """Length of the clip in seconds as the annotations state it (moment retrieval)."""
+    saliency: tuple[tuple[int, ...], ...] = ()
+    """Ratings [clip][rater] of each 2 s clip from the beginning (highlight detection)."""
 
     def __post_init__(self) -> None:
         _check_text(self)
@@ -78,11 +87,12 @@ class Question:
 
 
 def _check_text(question: Question) -> None:
-    named = [("question_id", question.question_id), ("question", question.question)]
+    named = [("question_id", question.question_id)]
     named += [("video", video) for video in question.videos]
     named += [(f"options[{index}]", text) for index, text in enumerate(question.options)]
     if not question.videos:
         raise refuse("video", "missing")
+    _check_encodable("question", question.question)
     for field, text in named:
         if not text.strip():
             raise refuse(field, "empty")
@@ -121,3 +131,10 @@ def _check_times(question: Question) -> None:
     for low, high in question.spans:
         if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high):
             raise refuse("spans", f"[{low}, {high}] is not a span in seconds")
+    if question.clips and len(question.clips) != len(question.videos):
+        raise refuse("clips", f"{len(question.clips)} for {len(question.videos)} videos")
+    for low, high in question.clips:
+        if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high):
+            raise refuse("clips", f"[{low}, {high}] is not a span in seconds")
+    if question.duration is not None and not (0 < question.duration < math.inf):
+        raise refuse("duration", f"{question.duration} is not a length in seconds")

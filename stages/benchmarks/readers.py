@@ -1,38 +1,46 @@
-"""Official annotation files -> `Question`s. One small parser per layout, everything else shared.
+"""Official annotation files -> `Question`s: which layout it is, and the benchmark's rules.
 
-Reads an annotation file (CSV, JSON list or JSON lines, gzipped or not) as a stream; writes
-nothing. A bad record is reported with file, row and field, and reading goes on; whether there are
-too many is the stage's decision. Layouts are recognised by content, never by file name. Formats:
-`specs/benchmarks.md` 1, 2 and 7.
+Reads an annotation file, whatever its container (`annotation_files`) and layout (`layouts`), as a
+stream; writes nothing. A bad record is reported with file, row and field, and reading goes on;
+whether there are too many is the stage's decision. Layouts are recognised by content, never by
+file name. Formats: `specs/benchmarks.md` 0 to 12.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from stages.benchmarks.annotation_files import (
     Container,
     Record,
     container_of,
     csv_header,
-    open_text,
     records,
 )
-from stages.benchmarks.manifest import BenchmarkManifest, split_name
+from stages.benchmarks.layouts import LAYOUTS
+from stages.benchmarks.layouts.cells import shown
+from stages.benchmarks.layouts.custom import COLUMNS_LAYOUT, ColumnMap, mapped_layout
+from stages.benchmarks.layouts.keys import key_kind
+from stages.benchmarks.layouts.layout import Extras, Layout, Raw, RawQuestion, parsed
+from stages.benchmarks.manifest import BenchmarkManifest, Dialect, TypeRule, split_name
 from stages.benchmarks.questions import Question, refuse
-from stages.core.errors import DataError
+from stages.benchmarks.video_names import VideoNames, find_beside, load_video_map
+from stages.core.errors import DataError, MissingInput, UsageError
 
 SAMPLE = 20
 """Records looked at to recognise a layout, so that a bad first one does not hide it."""
-WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.0)?")
-OPTION_COLUMN = re.compile(r"a[0-9]+")
+MAX_ODDITIES = 30
+"""Different warnings that are kept apart."""
+LONG_ID = 64
+"""Characters up to which an id is remembered as it is; longer ones as a 128-bit digest."""
+CODE_BREAK = re.compile(r"[\s_]+|(?<=[a-z])(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,38 +56,6 @@ class BadRow:
         return f"{self.file}: row {self.row}: {self.field}: {self.reason}"
 
 
-@dataclass(slots=True)
-class RawQuestion:
-    """What a layout's parser takes from one record, before the benchmark's rules are applied."""
-
-    qid: str
-    video: str
-    question: str
-    options: tuple[str, ...] = ()
-    answer: int | str | None = None
-    """Index, text (of an option, or open-ended), or none when unlabelled."""
-    start: float | None = None
-    end: float | None = None
-    type: str | None = None
-    spans: tuple[tuple[float, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a family of files writes its records; recognised by its keys."""
-
-    container: Container
-    required: frozenset[str]
-    absent: frozenset[str]
-    parse: Callable[[Record], RawQuestion]
-    text_match: Literal["first", "last"] = "first"
-    """Which option an answer text means when two options are equal."""
-
-    def fits(self, container: Container, keys: Iterable[str]) -> bool:
-        names = set(keys)
-        return self.container == container and self.required <= names and not self.absent & names
-
-
 @dataclass(frozen=True, slots=True)
 class ReadResult:
     """A whole annotation file: its questions, the rows that gave none, and what was odd."""
@@ -89,6 +65,7 @@ class ReadResult:
     warnings: list[str]
     layout: str
     open_ended: bool
+    release: str = ""
 
     @property
     def num_rows(self) -> int:
@@ -96,243 +73,22 @@ class ReadResult:
         return len(self.questions) + len(self.bad_rows)
 
 
-# --- cells -----------------------------------------------------------------------------------
-
-
-def _text(record: Record, key: str) -> str:
-    value = record.get(key)
-    if isinstance(value, str):
-        return value
-    raise refuse(key, "missing" if value is None else f"{_shown(value)} is not text")
-
-
-def _name(record: Record, key: str) -> str:
-    """An identifier: text or a whole number."""
-    value = record.get(key)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return _text(record, key).strip()
-
-
-def _seconds(record: Record, key: str) -> float | None:
-    value = record.get(key)
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise refuse(key, f"{_shown(value)} is not a time in seconds")
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        raise refuse(key, f"{_shown(value)} is not a time in seconds") from None
-
-
-def _optional_text(record: Record, key: str) -> str | None:
-    return None if record.get(key) in (None, "") else _text(record, key)
-
-
-def _index(record: Record, key: str) -> int | None:
-    """An option's index; a CSV cell `2.0` is one too (a table that once had a gap)."""
-    value = record.get(key)
-    if value is None or value == "":
-        return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and WHOLE_NUMBER.fullmatch(value.strip()):
-        return int(value.strip().removesuffix(".0"))
-    raise refuse(key, f"{_shown(value)} is not an option's index")
-
-
-def _option_columns(record: Record) -> tuple[str, ...]:
-    """The texts of a0, a1, ... in order, without a gap."""
-    count = sum(1 for key in record if OPTION_COLUMN.fullmatch(key))
-    return tuple(_text(record, f"a{index}") for index in range(count))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-# --- layouts ---------------------------------------------------------------------------------
-
-
-def _parse_nextqa(record: Record) -> RawQuestion:
-    """`video,frame_count,width,height,question,answer,qid,type,a0,...`, answer an index."""
-    return RawQuestion(
-        qid=_name(record, "qid"),
-        video=_name(record, "video"),
-        question=_text(record, "question"),
-        options=_option_columns(record),
-        answer=_index(record, "answer"),
-        type=_optional_text(record, "type"),
-    )
-
-
-def _parse_nextqa_text(record: Record) -> RawQuestion:
-    """The same with `video_id`, and in `answer` the words of the right option."""
-    return RawQuestion(
-        qid=_name(record, "qid"),
-        video=_name(record, "video_id"),
-        question=_text(record, "question"),
-        options=_option_columns(record),
-        answer=_optional_text(record, "answer"),
-        type=_optional_text(record, "type"),
-    )
-
-
-def _parse_star(record: Record) -> RawQuestion:
-    """`{question_id, question, video_id, start, end, answer, choices: [{choice_id, choice}]}`."""
-    return RawQuestion(
-        qid=_name(record, "question_id"),
-        video=_name(record, "video_id"),
-        question=_text(record, "question"),
-        options=_choices(record.get("choices")),
-        answer=_optional_text(record, "answer"),
-        start=_seconds(record, "start"),
-        end=_seconds(record, "end"),
-    )
-
-
-def _choices(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(choice, dict) for choice in value):
-        raise refuse("choices", f"{_shown(value)} is not a list of choices")
-    by_id = {choice.get("choice_id"): choice for choice in value}
-    if set(by_id) != set(range(len(value))):
-        raise refuse("choices", f"choice_id runs not from 0 to {len(value) - 1}")
-    return tuple(_text(by_id[index], "choice") for index in range(len(value)))
-
-
-def _parse_sevila(record: Record) -> RawQuestion:
-    """`{video, num_option, qid, a0.., answer, question, start, end}`, answer an index."""
-    options = _option_columns(record)
-    declared = _index(record, "num_option")
-    if declared is not None and declared != len(options):
-        raise refuse("num_option", f"{declared}, but there are {len(options)} options")
-    return RawQuestion(
-        qid=_name(record, "qid"),
-        video=_name(record, "video"),
-        question=_text(record, "question"),
-        options=options,
-        answer=_index(record, "answer"),
-        start=_seconds(record, "start"),
-        end=_seconds(record, "end"),
-    )
-
-
-def _parse_open_json(record: Record) -> RawQuestion:
-    """`{"answer":"couch","id":158581,"question":"what ...?","video_id":6513}`."""
-    return RawQuestion(
-        qid=_name(record, "id"),
-        video=_name(record, "video_id"),
-        question=_text(record, "question"),
-        answer=_optional_text(record, "answer"),
-    )
-
-
-def _parse_open_csv(record: Record) -> RawQuestion:
-    """`video,question,answer,qid,type`; the question lacks its `?`."""
-    return RawQuestion(
-        qid=_name(record, "qid"),
-        video=_name(record, "video"),
-        question=_text(record, "question"),
-        answer=_optional_text(record, "answer"),
-        type=_optional_text(record, "type"),
-    )
-
-
-def _parse_custom(record: Record) -> RawQuestion:
-    """`{question_id, video, question, options?, answer?, start?, end?, type?, spans?}`."""
-    answer = record.get("answer")
-    if isinstance(answer, bool) or not isinstance(answer, int | str | None):
-        raise refuse("answer", f"{_shown(answer)} is neither an index nor text")
-    return RawQuestion(
-        qid=_name(record, "question_id"),
-        video=_text(record, "video"),
-        question=_text(record, "question"),
-        options=_option_list(record.get("options")),
-        answer=answer,
-        start=_seconds(record, "start"),
-        end=_seconds(record, "end"),
-        type=_optional_text(record, "type"),
-        spans=_spans(record.get("spans")),
-    )
-
-
-def _option_list(value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(option, str) for option in value):
-        raise refuse("options", f"{_shown(value)} is not a list of texts")
-    if len(value) < 2:
-        raise refuse("options", f"{len(value)} options; leave the field out if open-ended")
-    return tuple(value)
-
-
-def _spans(value: Any) -> tuple[tuple[float, float], ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise refuse("spans", f"{_shown(value)} is not a list of [start, end]")
-    return tuple(_span(pair) for pair in value)
-
-
-def _span(pair: Any) -> tuple[float, float]:
-    if isinstance(pair, list) and len(pair) == 2:
-        low, high = _seconds({"spans": pair[0]}, "spans"), _seconds({"spans": pair[1]}, "spans")
-        if low is not None and high is not None:
-            return low, high
-    raise refuse("spans", f"{_shown(pair)} is not [start, end]")
-
-
-LAYOUTS: dict[str, Layout] = {
-    "nextqa-csv": Layout(
-        "csv",
-        frozenset({"video", "question", "answer", "qid", "a0", "a1"}),
-        frozenset({"video_id"}),
-        _parse_nextqa,
-    ),
-    "nextqa-text-csv": Layout(
-        "csv",
-        frozenset({"video_id", "question", "answer", "qid", "a0", "a1"}),
-        frozenset({"video"}),
-        _parse_nextqa_text,
-    ),
-    "hqga-csv": Layout(
-        "csv",
-        frozenset({"video", "question", "answer", "qid"}),
-        frozenset({"video_id", "a0"}),
-        _parse_open_csv,
-    ),
-    "star-json": Layout(
-        "json",
-        frozenset({"question_id", "video_id", "question", "choices"}),
-        frozenset({"a0"}),
-        _parse_star,
-        # The reference preparation takes the last equal choice (specs/vlap.md 11.5).
-        text_match="last",
-    ),
-    "sevila-json": Layout(
-        "json",
-        frozenset({"video", "qid", "question", "a0", "a1"}),
-        frozenset({"choices"}),
-        _parse_sevila,
-    ),
-    "open-json": Layout(
-        "json",
-        frozenset({"id", "video_id", "question"}),
-        frozenset({"a0", "choices", "options"}),
-        _parse_open_json,
-    ),
-    "custom-jsonl": Layout(
-        "jsonl",
-        frozenset({"question_id", "video", "question"}),
-        frozenset(),
-        _parse_custom,
-    ),
-}
-
-
 # --- recognising -----------------------------------------------------------------------------
+
+
+def _headerless(path: Path) -> list[str]:
+    """Layouts without a header that the first rows fit."""
+    cells = _first_records(path, "rows")
+    return [
+        name
+        for name, layout in LAYOUTS.items()
+        if any(layout.fits("rows", record) and layout.fits_cells(record) for record in cells)
+    ]
+
+
+def _first_records(path: Path, container: Container) -> list[Record]:
+    sample = itertools.islice(records(path, container), SAMPLE)
+    return [record for _, record in sample if isinstance(record, dict)]
 
 
 def detect_layout(path: Path, accepted: Iterable[str] = tuple(LAYOUTS)) -> str:
@@ -345,27 +101,45 @@ def detect_layout(path: Path, accepted: Iterable[str] = tuple(LAYOUTS)) -> str:
         DataError: unknown, ambiguous or not accepted; says which keys were seen.
     """
     container = container_of(path)
-    seen = [csv_header(path)] if container == "csv" else _keys(path, container)
-    fitting = [
-        name
-        for name, layout in LAYOUTS.items()
-        if any(layout.fits(container, keys) for keys in seen)
-    ]
+    fitting = _headerless(path) if container == "csv" else []
+    if fitting:
+        shown_keys = "csv without a header"
+    else:
+        seen = [csv_header(path)] if container == "csv" else _keys(path, container)
+        fitting = [
+            name
+            for name, layout in LAYOUTS.items()
+            if any(layout.fits(container, keys) for keys in seen)
+        ]
+        shown_keys = f"{container} with {_shown_keys(seen)}"
+        _refuse_key(path, container, seen, fitting)
     wanted = [name for name in fitting if name in set(accepted)]
     if len(wanted) == 1:
         return wanted[0]
-    shown = f"{container} with {_shown_keys(seen)}"
     expected = f"accepted here: {', '.join(accepted)}"
     if wanted:
-        raise DataError(f"{path}: the layout is ambiguous ({', '.join(wanted)}): {shown}", expected)
+        raise DataError(
+            f"{path}: the layout is ambiguous ({', '.join(wanted)}): {shown_keys}", expected
+        )
     if fitting:
-        raise DataError(f"{path} has the layout {fitting[0]} ({shown})", expected)
-    raise DataError(f"{path}: unknown layout: {shown}", expected)
+        raise DataError(f"{path} has the layout {fitting[0]} ({shown_keys})", expected)
+    raise DataError(f"{path}: unknown layout: {shown_keys}", expected)
+
+
+def _refuse_key(
+    path: Path, container: Container, seen: list[list[str]], fitting: list[str]
+) -> None:
+    """Say it plainly where a file is an answer key."""
+    kind = "" if fitting else key_kind(container, seen)
+    if kind:
+        raise DataError(
+            f"{path} holds answers and no questions (an answer key, {kind})",
+            "prepare needs the annotation file; vqa score --annotations takes a key",
+        )
 
 
 def _keys(path: Path, container: Container) -> list[list[str]]:
-    sample = itertools.islice(records(path, container), SAMPLE)
-    return [list(record) for _, record in sample if isinstance(record, dict)]
+    return [list(record) for record in _first_records(path, container)]
 
 
 def _shown_keys(seen: list[list[str]]) -> str:
@@ -375,28 +149,17 @@ def _shown_keys(seen: list[list[str]]) -> str:
     return f"the fields {names}" + (", ..." if len(seen[0]) > 20 else "")
 
 
-# --- video names -----------------------------------------------------------------------------
-
-
-def find_video_map(manifest: BenchmarkManifest, annotations: Path) -> Path | None:
-    """The benchmark's mapping file beside the annotation file, gzipped or not."""
-    if not manifest.videos.mapping_file:
-        return None
-    beside = annotations.parent / manifest.videos.mapping_file
-    candidates = (beside, beside.with_name(beside.name + ".gz"))
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def load_video_map(path: Path) -> dict[str, str]:
-    """A JSON object `{name: path below the video folder without extension}`."""
-    with open_text(path) as text:
-        try:
-            value = json.load(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"video map {path} is not JSON: {error}") from None
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value.values()):
-        raise DataError(f"video map {path} is not a JSON object of texts")
-    return value
+def _check_dialect(manifest: BenchmarkManifest, name: str, layout: Layout, path: Path) -> None:
+    """Refuse another benchmark's file in the same layout: none of its records looks right."""
+    dialect = manifest.dialects.get(name)
+    if dialect is None:
+        return
+    problems = [dialect.problem(record) for record in _first_records(path, layout.container)]
+    if problems and all(problems):
+        raise DataError(
+            f"{path} has the layout {name}, but is not {manifest.title}: {problems[0]}",
+            "is it the right file for this benchmark?",
+        )
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -407,71 +170,178 @@ class QuestionStream:
     """Questions and bad rows of one annotation file, in its order, in flat memory.
 
     `warnings` fills while the stream is read; `open_ended` is known after the first question.
+    What grows with the file is the set of ids seen, some 100 bytes each.
+
+    Attributes:
+        manifest: The benchmark.
+        split: The split's name or an alias.
+        path: The annotation file.
+        mapping: Video names -> paths; looked for beside `path` if not given.
+        captions: Captions of the listed videos (msrvtt-retrieval); looked for beside `path`.
+        columns: Which column holds what, for custom files of any shape.
+        video_rule: Name of one of the manifest's `video_rules`; empty: the usual naming.
+        layout: Name of the layout that was recognised.
     """
 
     manifest: BenchmarkManifest
     split: str
     path: Path
     mapping: Path | None = None
+    captions: Path | None = None
+    columns: ColumnMap | None = None
+    video_rule: str = ""
     layout: str = field(init=False)
     open_ended: bool | None = field(init=False)
     _odd: Counter[str] = field(init=False, default_factory=Counter)
-    _names: dict[str, str] = field(init=False)
-    _ids: set[str] = field(init=False, default_factory=set)
+    _ids: set[str | bytes] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
+        if self.captions is not None and not self.manifest.captions_file:
+            raise UsageError(f"{self.manifest.name} takes no captions", "leave --captions out")
         self.split = split_name(self.manifest, self.split)
-        self.layout = detect_layout(self.path, self.manifest.layouts)
-        known = {"multiple-choice": False, "open-ended": True, "either": None}
-        self.open_ended = known[self.manifest.task]
-        found = self.mapping or find_video_map(self.manifest, self.path)
-        self._names = load_video_map(found) if found else {}
+        self._layout = self._recognised()
+        self._dialect = self.manifest.dialects.get(self.layout, Dialect())
+        self.open_ended = {
+            "multiple-choice": False,
+            "multiple-choice-videos": False,
+            "either": None,
+        }.get(self.manifest.task, True)
+        self.captions = self.captions or find_beside(self.path, self.manifest.captions_file)
+        if self.captions is not None and not self.captions.is_file():
+            raise MissingInput(f"caption file not found: {self.captions}", "check --captions")
+        self._names = self._video_names()
+        self._type_of = _type_finder(self.manifest.types)
+        self._named = functools.lru_cache(maxsize=4096)(
+            functools.partial(_category_names, self.manifest.category_names)
+        )
 
-    def __iter__(self) -> Iterator[Question | BadRow]:
-        layout = LAYOUTS[self.layout]
-        self._ids.clear()
-        self._odd.clear()
-        for row, record in records(self.path, layout.container):
-            try:
-                if isinstance(record, str):
-                    raise refuse("record", record)
-                question = self._question(layout.parse(record), row)
-            except DataError as error:
-                name, _, reason = error.message.partition(": ")
-                yield BadRow(self.path.name, row, name, reason)
-            else:
-                self._ids.add(question.question_id)
-                yield question
+    def _recognised(self) -> Layout:
+        if self.columns is None:
+            self.layout = detect_layout(self.path, self.manifest.layouts)
+            _check_dialect(self.manifest, self.layout, LAYOUTS[self.layout], self.path)
+            return LAYOUTS[self.layout]
+        if "custom-csv" not in self.manifest.layouts:
+            raise UsageError(
+                f"the columns of {self.manifest.name} are known", "--column is for custom files"
+            )
+        self.layout = COLUMNS_LAYOUT
+        container = container_of(self.path)
+        seen = [csv_header(self.path)] if container == "csv" else _keys(self.path, container)
+        self.columns.check(seen)
+        return mapped_layout(self.columns, container)
+
+    def _video_names(self) -> VideoNames:
+        rule = self.manifest.video_rule(self.video_rule)
+        found = self.mapping or find_beside(self.path, rule.mapping_file)
+        use = found is not None and not self._dialect.mapped
+        mapped = load_video_map(found) if found is not None and use else {}
+        return VideoNames(rule, mapped, self._dialect.template or rule.template, self._odd)
+
+    @property
+    def release(self) -> str:
+        """Which of several incompatible releases of the benchmark this is; empty: there is one."""
+        return self.manifest.releases.get(self.layout, "")
 
     @property
     def warnings(self) -> list[str]:
         """What was odd but readable, with the number of rows."""
         return [f"{text} ({count} rows)" for text, count in self._odd.items()]
 
+    def candidates(self, video: str) -> list[str]:
+        """The names under which a question's video may lie, best first."""
+        return self._names.rule.candidates(video, self._names.mapped)
+
+    def __iter__(self) -> Iterator[Question | BadRow]:
+        self._ids.clear()
+        self._odd.clear()
+        for row, raw in self._raws():
+            try:
+                if isinstance(raw, DataError):
+                    raise raw
+                question = self._question(raw, row)
+            except DataError as error:
+                name, _, reason = error.message.partition(": ")
+                yield BadRow(self.path.name, row, name, reason)
+            else:
+                yield question
+
+    def _raws(self) -> Iterator[Raw]:
+        layout = self._layout
+        read = records(self.path, layout.container, self._odd)
+        if layout.gather is None:
+            return parsed(read, layout.parse)
+        joiner = self.manifest.sentence_joiner
+        return layout.gather(read, Extras(self.captions, joiner, self._odd))
+
     def _question(self, raw: RawQuestion, row: int) -> Question:
+        identity, kind = self._identity(raw, row)
+        if raw.wrong:
+            raw.options, raw.answer = _shuffled(identity, raw)
         self._check_options(raw)
-        rules = self.manifest
         answer, answer_text = self._answer(raw)
-        start, end = self._clip(raw)
+        videos, clips, start, end = self._places(raw)
         question = Question(
-            question_id=rules.question_id.format(qid=raw.qid, video=raw.video),
-            videos=(self._video(raw.video),),
-            question=raw.question,
-            options=raw.options,
+            question_id=identity,
+            videos=videos,
+            question=self._text(raw.question),
+            options=self._option_texts(raw.options),
             answer=answer,
             answer_text=answer_text,
             start=start,
             end=end,
-            type=self._type(raw),
+            type=self._type(raw, kind),
             spans=raw.spans,
             split=self.split,
             source_row=row,
+            clips=clips,
+            categories=self._categories(raw.categories) if raw.categories else (),
+            duration=raw.duration,
+            saliency=raw.saliency,
         )
-        if question.question_id in self._ids:
-            raise refuse("question_id", f"{question.question_id!r} occurs a second time")
+        self._remember(identity)
+        if raw.notes:
+            self._odd.update(raw.notes)
         if self.open_ended is None:
             self.open_ended = question.open_ended
         return question
+
+    def _remember(self, identity: str) -> None:
+        """Refuse an id that comes again.
+
+        Long ids are kept as a 128-bit digest: at ten million rows two different ones have the
+        same with a probability below 1e-24.
+        """
+        known: str | bytes = identity
+        if len(identity) > LONG_ID:
+            known = hashlib.blake2b(identity.encode("utf-8"), digest_size=16).digest()
+        if known in self._ids:
+            raise refuse("question_id", f"{identity!r} occurs a second time")
+        self._ids.add(known)
+
+    def _identity(self, raw: RawQuestion, row: int) -> tuple[str, str | None]:
+        """The question's id, and its type where the record's id holds it."""
+        qid, video, kind = raw.qid or str(row - 1), raw.video, None
+        if self._dialect.id_pattern:
+            match = re.fullmatch(self._dialect.id_pattern, qid)
+            if match is None:
+                raise refuse("qid", f"{shown(qid)} is not like {self._dialect.id_pattern}")
+            found = match.groupdict()
+            qid, video = found.get("qid", qid), found.get("video", video)
+            kind = found.get("type")
+        template = self._dialect.question_id or self.manifest.question_id
+        if template == "{qid}":
+            return qid, kind
+        return template.format(qid=qid, video=video, row=row - 1, split=self.split), kind
+
+    def _text(self, text: str) -> str:
+        text = text.removesuffix(self._dialect.question_suffix) or self.manifest.default_question
+        if not text.strip() and self.manifest.question_text == "required":
+            raise refuse("question", "empty")
+        return text
+
+    def _option_texts(self, options: tuple[str, ...]) -> tuple[str, ...]:
+        suffix = self._dialect.option_suffix
+        return tuple(option.removesuffix(suffix) for option in options) if suffix else options
 
     def _check_options(self, raw: RawQuestion) -> None:
         open_ended, expected = self.open_ended, self.manifest.num_options
@@ -500,11 +370,22 @@ class QuestionStream:
         stripped = [i for i, option in enumerate(options) if option.strip() == answer.strip()]
         matching = exact or stripped
         if not matching:
-            raise refuse("answer", f"{_shown(answer)} is none of the options")
-        rule = LAYOUTS[self.layout].text_match
+            raise refuse("answer", f"{shown(answer)} is none of the options")
+        rule = self._layout.text_match
         if len(matching) > 1:
             self._odd[f"answer text equals several options, the {rule} one is taken"] += 1
         return matching[0 if rule == "first" else -1]
+
+    def _places(
+        self, raw: RawQuestion
+    ) -> tuple[tuple[str, ...], tuple[tuple[float, float], ...], float | None, float | None]:
+        """Videos, the clip in each of several, and start and end in a single one."""
+        if raw.candidates:
+            places = [self._names.place(*candidate) for candidate in raw.candidates]
+            clips = tuple((place.start or 0.0, place.end or 0.0) for place in places)
+            return tuple(place.path for place in places), clips, None, None
+        place = self._names.place(raw.video, *self._clip(raw))
+        return (place.path,), (), place.start, place.end
 
     def _clip(self, raw: RawQuestion) -> tuple[float | None, float | None]:
         if self.manifest.clip == "whole":
@@ -515,40 +396,86 @@ class QuestionStream:
                     raise refuse(name, "missing")
         return raw.start, raw.end
 
-    def _video(self, name: str) -> str:
-        mapped = self._names.get(name)
-        if self._names and mapped is None:
-            self._odd["video is not in the video map, its own name is used"] += 1
-        return self.manifest.videos.template.format(video=name if mapped is None else mapped)
-
-    def _type(self, raw: RawQuestion) -> str | None:
+    def _type(self, raw: RawQuestion, kind: str | None) -> str | None:
         rule = self.manifest.types
-        found = {
-            "field": raw.type,
-            "id-prefix": raw.qid.partition("_")[0] if "_" in raw.qid else None,
-            "first-word": next(iter(raw.question.lower().split()), None),
-            "none": None,
-        }[rule.source]
-        if rule.names and found not in rule.names:
-            self._odd[f"type {found!r} is not one of {', '.join(rule.names)}"] += 1
+        found = kind or self._type_of(raw)
+        if rule.names and found not in rule.names and (found or rule.source != "field"):
+            self._count(f"type {shown(found)} is not one of {', '.join(rule.names)}")
         return found
+
+    def _categories(self, codes: tuple[str, ...]) -> tuple[str, ...]:
+        """The reported names of the codes, each once; an unknown code is counted."""
+        names, unknown = self._named(codes)
+        for code in unknown:
+            self._count(f"category {shown(code)} is not one of the known ones")
+        return names
+
+    def _count(self, oddity: str) -> None:
+        """One more row with an oddity that quotes the file, which could hold any number of them."""
+        known = oddity in self._odd or len(self._odd) < MAX_ODDITIES
+        self._odd[oddity if known else "further types or categories that are not known"] += 1
+
+
+def _category_names(
+    known: Mapping[str, str], codes: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the codes, each once, and the codes that are not known and kept as they are."""
+    plain = [code if code in known else normal_code(code) for code in codes]
+    unknown = tuple(code for code in plain if known and code not in known)
+    return tuple(dict.fromkeys(known.get(code, code) for code in plain)), unknown
+
+
+def normal_code(code: str) -> str:
+    """`Duration_comparison`, `durationComparison` -> `duration-comparison`."""
+    return CODE_BREAK.sub("-", code.strip()).lower()
+
+
+def _shuffled(identity: str, raw: RawQuestion) -> tuple[tuple[str, ...], int]:
+    """Options and answer of a record without an order of options.
+
+    The right one is put at place sha256(id) mod the number of options among the wrong ones, which
+    keep the file's order: the same question has the same order everywhere, and all places are
+    equally likely.
+    """
+    digest = hashlib.sha256(identity.encode("utf-8")).digest()
+    place = int.from_bytes(digest, "big") % (len(raw.wrong) + 1)
+    return (*raw.wrong[:place], str(raw.answer), *raw.wrong[place:]), place
+
+
+def _type_finder(rule: TypeRule) -> Callable[[RawQuestion], str | None]:
+    finders: Mapping[str, Callable[[RawQuestion], str | None]] = {
+        "field": lambda raw: raw.type,
+        "id-prefix": lambda raw: raw.qid.partition("_")[0] if "_" in raw.qid else None,
+        "first-word": lambda raw: next(iter(raw.question.lower().split(None, 1)), None),
+        "none": lambda raw: None,
+    }
+    return finders[rule.source]
+
+
+def find_video_map(
+    manifest: BenchmarkManifest, annotations: Path, video_rule: str = ""
+) -> Path | None:
+    """The benchmark's mapping file beside the annotation file, gzipped or not."""
+    return find_beside(annotations, manifest.video_rule(video_rule).mapping_file)
 
 
 def read_questions(
-    manifest: BenchmarkManifest, split: str, path: Path, mapping: Path | None = None
+    manifest: BenchmarkManifest,
+    split: str,
+    path: Path,
+    mapping: Path | None = None,
+    *,
+    captions: Path | None = None,
+    columns: ColumnMap | None = None,
+    video_rule: str = "",
 ) -> ReadResult:
-    """All questions of an official annotation file.
-
-    Args:
-        manifest: The benchmark.
-        split: The split's name or an alias.
-        path: The annotation file.
-        mapping: Video names -> paths (NExT-QA); looked for beside `path` if not given.
+    """All questions of an official annotation file; the arguments are `QuestionStream`'s.
 
     Raises:
         DataError: unknown layout, unreadable file. MissingInput: no such file.
+        UsageError: no such split, column or video rule.
     """
-    stream = QuestionStream(manifest, split, path, mapping)
+    stream = QuestionStream(manifest, split, path, mapping, captions, columns, video_rule)
     questions: list[Question] = []
     bad_rows: list[BadRow] = []
     for item in stream:
@@ -556,4 +483,11 @@ def read_questions(
             questions.append(item)
         else:
             bad_rows.append(item)
-    return ReadResult(questions, bad_rows, stream.warnings, stream.layout, bool(stream.open_ended))
+    return ReadResult(
+        questions,
+        bad_rows,
+        stream.warnings,
+        stream.layout,
+        bool(stream.open_ended),
+        stream.release,
+    )

@@ -6,7 +6,8 @@ the right option (int64) or, in open-ended files, the answer's text (string).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +32,10 @@ def question_schema(open_ended: bool) -> pa.Schema:
             pa.field("split", pa.string(), nullable=False),
             pa.field("videos", pa.list_(pa.string()), nullable=False),
             pa.field("source_row", pa.int64(), nullable=False),
+            pa.field("clips", spans, nullable=False),
+            pa.field("categories", pa.list_(pa.string()), nullable=False),
+            pa.field("duration", pa.float64()),
+            pa.field("saliency", pa.list_(pa.list_(pa.int8())), nullable=False),
         ]
     )
 
@@ -50,7 +55,21 @@ def to_record(question: Question) -> dict[str, Any]:
         "split": question.split,
         "videos": list(question.videos),
         "source_row": question.source_row,
+        "clips": [list(clip) for clip in question.clips],
+        "categories": list(question.categories),
+        "duration": question.duration,
+        "saliency": [list(ratings) for ratings in question.saliency],
     }
+
+
+def to_batch(questions: Sequence[Question], schema: pa.Schema) -> pa.RecordBatch:
+    """The rows of many questions at once, column by column: no dictionary per row is built."""
+    names = ["truth" if name == "answer" else name for name in schema.names]
+    arrays = [
+        pa.array(list(map(attrgetter(name), questions)), field.type)
+        for name, field in zip(names, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def from_record(record: Mapping[str, Any]) -> Question:
@@ -69,4 +88,8 @@ def from_record(record: Mapping[str, Any]) -> Question:
         spans=tuple((float(low), float(high)) for low, high in record["spans"]),
         split=record["split"],
         source_row=int(record["source_row"]),
+        clips=tuple((float(low), float(high)) for low, high in record["clips"]),
+        categories=tuple(record["categories"]),
+        duration=record["duration"],
+        saliency=tuple(tuple(ratings) for ratings in record["saliency"]),
     )

@@ -7,6 +7,7 @@ Axes: B questions, T frames seen, K frames kept, N tokens, C width, O options.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from stages.artifacts.clips import ClipRows
 from stages.benchmarks.batches import QuestionFeatures
 from stages.benchmarks.questions import Question
-from stages.systems.seen import SeenFrames
+from stages.systems.seen import ONE, Candidate, SeenFrames
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,16 @@ class Selection:
     """Frames kept of a batch.
 
     Attributes:
-        indices: int64 [B, K], positions among the T frames, ascending.
+        indices: int64 [B, K], positions among the T frames, ascending; of a sampler with slots
+            as the slots hold them, where a frame may come twice.
         scores: float [B, T], what the selector thought of each frame; none if it does not score.
+        tied: Per question, whether a frame that was not kept scored as high as one that was; none
+            where ties cannot occur or do not matter.
     """
 
     indices: Tensor
     scores: Tensor | None = None
+    tied: list[bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,15 @@ class Answers:
     Attributes:
         scores: Per question, one score per option; empty lists for generated text.
         predictions: Index of the best option (the earlier one on a tie), or generated text.
+        by_frame: Per question, what each kept frame alone says; none where frames are read
+            together.
+        rows: Per question, which of its rows the answer was read from; none: the only one.
     """
 
     scores: list[list[float]]
     predictions: list[int | str]
+    by_frame: list[list[int | str]] | None = None
+    rows: list[int] | None = None
 
 
 class Selector(Protocol):
@@ -50,7 +60,7 @@ class Selector(Protocol):
 
     Attributes:
         rule: By what the frames are chosen, for the predictions' `frame_rule`: `prompter`,
-            `midpoint`, `stored`, `all`, `random` or `oracle`.
+            `localizer`, `midpoint`, `stored`, `all`, `random`, `oracle`, ...
     """
 
     @property
@@ -69,8 +79,8 @@ class Selector(Protocol):
 class FrameSource(Protocol):
     """A selector that does not choose among the T frames, but has K of its own."""
 
-    def clip_of(self, data: QuestionFeatures, index: int, keep: int) -> ClipRows:
-        """The K = `keep` frames of question `index` of `data`."""
+    def clip_of(self, data: QuestionFeatures, index: int, keep: int, place: int = 0) -> ClipRows:
+        """The K = `keep` frames of question `index` of `data`, of its candidate clip `place`."""
         ...
 
 
@@ -83,6 +93,19 @@ class Answerer(Protocol):
 
     def answer(self, seen: SeenFrames, indices: Tensor) -> Answers:
         """Answer from the frames `indices` [B, K] of those seen, ascending in time."""
+        ...
+
+
+@runtime_checkable
+class CandidateAnswerer(Protocol):
+    """An answerer that looks at each candidate answer by itself, with frames of its own.
+
+    A batch then has a row for each candidate, a question's candidates one after the other, and
+    `answer` gives one answer per question.
+    """
+
+    def candidates(self, question: Question) -> Sequence[Candidate]:
+        """What a question is asked of, at least one."""
         ...
 
 
@@ -105,6 +128,12 @@ class System:
     frames: int
     keep: int
     device: torch.device
+
+    def candidates(self, question: Question) -> Sequence[Candidate]:
+        """The rows of a question; see `CandidateAnswerer`."""
+        if isinstance(self.answerer, CandidateAnswerer):
+            return self.answerer.candidates(question)
+        return ONE
 
     def problem(self, question: Question) -> str:
         """Why this question cannot be answered, or an empty string."""

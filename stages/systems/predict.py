@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from stages.artifacts.clips import ClipRows
-from stages.artifacts.rows import Array
 from stages.benchmarks.batches import QuestionFeatures
 from stages.benchmarks.questions import Question
 from stages.benchmarks.scorers.accuracy import is_correct
+from stages.systems.blind import Blindfold
 from stages.systems.face import FrameSource, System
-from stages.systems.seen import SeenFrames
-
-Blind = Literal["gaussian"]
+from stages.systems.seen import Candidate, SeenFrames
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,8 @@ class Prediction:
         frame_scores: One per frame seen, if the selector scores frames.
         candidate_times: Times of the T frames that there were.
         frame_rule: By what rule the frames were chosen; see `Selector`.
+        tied: Whether the choice of frames hung on the rule for ties; none: not known.
+        by_frame: What each kept frame alone says; empty where frames are read together.
     """
 
     question: Question
@@ -44,6 +42,8 @@ class Prediction:
     frame_scores: list[float]
     candidate_times: list[float]
     frame_rule: str
+    tied: bool | None
+    by_frame: list[int | str]
 
     @property
     def correct(self) -> bool | None:
@@ -58,8 +58,7 @@ def predict(
     indices: Sequence[int],
     batch_size: int,
     *,
-    blind: Blind | None = None,
-    seed: int = 0,
+    blind: Blindfold | None = None,
 ) -> Iterator[Prediction]:
     """Predictions for questions `indices` of `data`, in that order.
 
@@ -69,58 +68,82 @@ def predict(
             brings its own K; of the T frames only the times are read then.
         indices: Positions of usable questions without a `problem`.
         batch_size: Questions per forward pass; part of the compute shape.
-        blind: Replace what is seen: `gaussian` noise of the features' mean and spread.
-        seed: Seed of that noise.
+        blind: What is seen in the place of the videos.
     """
-    replace = None if blind is None else partial(_noise_like, seed)
     for start in range(0, len(indices), batch_size):
         part = indices[start : start + batch_size]
-        questions = [data.questions[index] for index in part]
-        clips = [_clip_of(system, data, index) for index in part]
-        seen = SeenFrames(data.reader, questions, clips, system.device, replace)
-        yield from _predict_batch(system, seen, [data.clip(index).times for index in part])
+        rows = [
+            _Row(index, candidate)
+            for index in part
+            for candidate in system.candidates(data.questions[index])
+        ]
+        yield from _predict_rows(system, data, part, rows, _seen(system, data, rows, blind))
 
 
-def _clip_of(system: System, data: QuestionFeatures, index: int) -> ClipRows:
-    """The frames that the selector chooses from: its own, or the T frames."""
-    if isinstance(system.selector, FrameSource):
-        return system.selector.clip_of(data, index, system.keep)
-    return data.clip(index)
+@dataclass(frozen=True)
+class _Row:
+    """One candidate of question `index`; most questions have only one."""
+
+    index: int
+    candidate: Candidate
 
 
-def _predict_batch(
-    system: System, seen: SeenFrames, candidate_times: Sequence[Array]
+def _seen(
+    system: System, data: QuestionFeatures, rows: Sequence[_Row], blind: Blindfold | None
+) -> SeenFrames:
+    """The frames that each row is about, or those that are shown in their place."""
+
+    def clip_of(index: int, place: int) -> ClipRows:
+        """What the selector chooses from: frames of its own, or the T frames."""
+        if isinstance(system.selector, FrameSource):
+            return system.selector.clip_of(data, index, system.keep, place)
+        return data.clip(index, place=place)
+
+    def shown(row: _Row) -> ClipRows:
+        place = row.candidate.place
+        return blind.clip(row.index, place, clip_of) if blind else clip_of(row.index, place)
+
+    return SeenFrames(
+        data.reader,
+        [data.questions[row.index] for row in rows],
+        [shown(row) for row in rows],
+        system.device,
+        None if blind is None else blind.replace,
+        [data.shares_clip(row.index, row.candidate.place) for row in rows],
+        [row.candidate for row in rows],
+    )
+
+
+def _predict_rows(
+    system: System,
+    data: QuestionFeatures,
+    part: Sequence[int],
+    rows: Sequence[_Row],
+    seen: SeenFrames,
 ) -> Iterator[Prediction]:
+    """One prediction for each question of `part`, whose candidates are `rows`."""
     selection = system.selector.select(seen, system.keep)
     answers = system.answerer.answer(seen, selection.indices)
     kept = selection.indices.cpu().numpy()
-    scores = None if selection.scores is None else selection.scores.cpu().tolist()
-    for row, question in enumerate(seen.questions):
+    for number, index in enumerate(part):
+        row = number if answers.rows is None else answers.rows[number]
+        place = rows[row].candidate.place
         yield Prediction(
-            question=question,
-            prediction=answers.predictions[row],
-            scores=answers.scores[row],
+            question=data.questions[index],
+            prediction=answers.predictions[number],
+            scores=answers.scores[number],
             frames=seen.frames[row][kept[row]].tolist(),
             times=seen.times[row][kept[row]].tolist(),
-            frame_scores=[] if scores is None else scores[row],
-            candidate_times=candidate_times[row].tolist(),
+            frame_scores=_listed(selection.scores, row),
+            candidate_times=data.clip(index, place=place).times.tolist(),
             frame_rule=system.selector.rule,
+            tied=None if selection.tied is None else selection.tied[row],
+            by_frame=[] if answers.by_frame is None else answers.by_frame[number],
         )
 
 
-def _noise_like(seed: int, question: Question, features: Array) -> Array:
-    """Gaussian noise [T, N, C] with the mean and spread of the question's own features.
-
-    Drawn per question id, so that a row does not depend on the batch it is in.
-    """
-    values = features.astype(np.float32)
-    drawn = _generator(seed, question.question_id).standard_normal(values.shape, np.float32)
-    return drawn * values.std() + values.mean()
-
-
-def _generator(seed: int, question_id: str) -> np.random.Generator:
-    numbers = [seed, *question_id.encode()]
-    return np.random.Generator(np.random.PCG64(numbers))
+def _listed(scores: Tensor | None, row: int) -> list[float]:
+    return [] if scores is None else [float(value) for value in scores[row].tolist()]
 
 
 def right_of(

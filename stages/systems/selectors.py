@@ -47,9 +47,9 @@ class StoredSampling:
         """None; see `Selector`."""
         return ""
 
-    def clip_of(self, data: QuestionFeatures, index: int, keep: int) -> ClipRows:
+    def clip_of(self, data: QuestionFeatures, index: int, keep: int, place: int = 0) -> ClipRows:
         """See `FrameSource`."""
-        return data.sampled(index, keep)
+        return data.sampled(index, keep, place=place)
 
     def select(self, seen: SeenFrames, keep: int) -> Selection:
         """All of its own frames; see `Selector`."""

@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.lookup import features_of, prepared_splits, questions_for
+from stages.artifacts.lookup import (
+    check_one_release,
+    features_of,
+    prepared_splits,
+    questions_for,
+)
 from stages.artifacts.store import Artifact, Request, Workspace
 from stages.artifacts.weights import backbone_of
 from stages.benchmarks.batches import QuestionFeatures, load_questions
 from stages.benchmarks.manifest import load_manifest, split_name
 from stages.benchmarks.prompts import AnswerMode, letter_problem
 from stages.core.errors import ConfigError, DataError, MissingInput, UsageError
-from stages.models.backbones.catalog import backbone_label, backbone_path
+from stages.models.backbones.catalog import (
+    CLIP_LAYOUT,
+    backbone_label,
+    backbone_path,
+    in_layout,
+)
 from stages.models.backbones.folder import BackboneFolder
 from stages.training.loop import TrainingConfig
 
@@ -63,6 +73,7 @@ def find_inputs(
     *,
     questions: Sequence[str] = (),
     split: str | None = None,
+    layout: str | None = None,
 ) -> TrainingInputs:
     """Features of the splits that are learnt from and tuned on.
 
@@ -75,13 +86,18 @@ def find_inputs(
         questions: Questions artifacts that the user named.
         split: Split that is learnt from; none: the benchmark's own train split. It is not tuned on
             as well.
+        layout: Layout that the backbone must have; features then fit if their vision tower is the
+            same, whatever the backbone is called that they were made with.
 
     Raises:
         MissingInput: No features of the train split. A missing tune split is no error.
-        UsageError: Several fit.
+        UsageError: Several fit, or the two splits are of different releases of the benchmark.
     """
     manifest = load_manifest(benchmark)
-    label = backbone_label(backbone) if backbone else None
+    if backbone is not None and layout is not None:
+        backbone = in_layout(backbone, layout)
+    label = backbone_label(backbone) if backbone and layout is None else None
+    tower = _tower(backbone) if backbone and layout is not None else None
     prepared = prepared_splits(workspace, benchmark)
 
     def first_of(splits: Sequence[str]) -> tuple[Artifact, Artifact] | None:
@@ -97,7 +113,14 @@ def find_inputs(
             backbone=label,
         )
         found = features_of(
-            workspace, asked, backbone=label, frames=frames, references=references, folder=backbone
+            workspace,
+            asked,
+            backbone=label,
+            frames=frames,
+            references=references,
+            folder=backbone,
+            tower=tower,
+            with_cls=layout == CLIP_LAYOUT,
         )
         return asked, found
 
@@ -110,12 +133,18 @@ def find_inputs(
             f"vqa prepare --benchmark {benchmark} --split {name} ...",
         )
     tune = first_of([name for name in manifest.splits_for("tune") if name not in learnt])
+    check_one_release([train[0], *([tune[0]] if tune else [])])
+    used = backbone or backbone_of(train[1])
     return TrainingInputs(
         *train,
         tune[0] if tune else None,
         tune[1] if tune else None,
-        backbone or backbone_of(train[1]),
+        used if layout is None else in_layout(used, layout),
     )
+
+
+def _tower(backbone: str) -> str:
+    return BackboneFolder(backbone_path(backbone)).tower_fingerprint()
 
 
 def count_of(values: Mapping[str, Any], name: str) -> int | None:
@@ -142,7 +171,7 @@ def check_vision(inputs: TrainingInputs) -> BackboneFolder:
         ConfigError: Some come from another tower.
     """
     folder = BackboneFolder(backbone_path(inputs.backbone))
-    vision = folder.content_fingerprint(["vision_model."])
+    vision = folder.tower_fingerprint()
     for features in (inputs.train_features, inputs.tune_features):
         if features is not None and features.config["weights"] != vision:
             raise ConfigError(
@@ -178,12 +207,19 @@ def training_plan(
     limit: int | None = None,
 ) -> dict[str, Any]:
     """What a run of training would read and do; writes nothing and loads no model."""
-    existing = workspace.existing(request)
     data = QuestionFeatures(inputs.train_questions, inputs.train_features, frames)
     count = len(data.usable(labelled=True)[:limit])
     for questions in (inputs.train_questions, inputs.tune_questions):
         if questions is not None:
             check_answerable(questions, answer)
+    return request_plan(workspace, request, training, count)
+
+
+def request_plan(
+    workspace: Workspace, request: Request, training: TrainingConfig, count: int
+) -> dict[str, Any]:
+    """What training on `count` questions would do."""
+    existing = workspace.existing(request)
     passes = max(1, count // training.batch_size) * training.epochs if count else 0
     return {
         "artifact": existing.id if existing else request.id,

@@ -77,7 +77,10 @@ class TrainingConfig(Config):
 class StepOutput(Protocol):
     """What a model returns in training."""
 
-    loss: Tensor
+    @property
+    def loss(self) -> Tensor:
+        """What is minimised."""
+        ...
 
     @property
     def parts(self) -> dict[str, Tensor]:

@@ -25,8 +25,8 @@ class OptimizerConfig(Config):
     eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator."""
     new_parts_factor: float = Field(default=1.0, gt=0)
-    """The learning rate of what starts from random weights (frame prompter, distillation decoder)
-    is this many times the schedule's; 1 in the reference."""
+    """The learning rate of what starts from random weights (frame prompter or selector,
+    distillation decoder) is this many times the schedule's; 1 in the reference."""
 
 
 def decays(name: str, ndim: int) -> bool:
@@ -43,7 +43,7 @@ def decays(name: str, ndim: int) -> bool:
 
 def is_new_part(name: str) -> bool:
     """Whether a parameter belongs to a part that no checkpoint fills."""
-    return name.startswith(("frame_prompter.", "distill_decoder."))
+    return name.startswith(("frame_prompter.", "distill_decoder.", "frame_selector."))
 
 
 def parameter_groups(

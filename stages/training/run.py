@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -21,6 +22,12 @@ from stages.models.parameters import parameter_counts
 from stages.training.loop import BEST_FILE, METRICS_FILE, STATE_FILE, Fit
 
 Trained = Callable[[nn.Module], dict[str, Tensor]]
+Facts = Callable[[nn.Module], dict[str, Any]]
+
+
+def no_facts(model: nn.Module) -> dict[str, Any]:
+    """Nothing to say about the trained model beyond what every training says."""
+    return {}
 
 
 def reuse_weights(
@@ -40,7 +47,7 @@ def reuse_weights(
         seconds=0.0,
         next_commands=next_commands,
         notes=[*notes, *_summary(existing)],
-        details={"training": existing.manifest["training"]},
+        details=_details(existing),
     )
 
 
@@ -54,6 +61,9 @@ def run_training(
     trained: Trained,
     next_commands: list[str],
     notes: list[str],
+    *,
+    facts: Facts = no_facts,
+    left_out: frozenset[str] = frozenset(),
 ) -> StageResult:
     """Train under the draft's lock and finish the weights artifact.
 
@@ -69,6 +79,8 @@ def run_training(
         trained: The tensors that the weights artifact holds, of the trained model.
         next_commands: What a user would type next.
         notes: What was chosen.
+        facts: Further facts about the trained model for the manifest, under names of their own.
+        left_out: Files of the draft that are deleted when it is finished, besides the state.
     """
     started = time.monotonic()
     draft = Draft(workspace, request)
@@ -78,7 +90,7 @@ def run_training(
             atomic.make_directory(draft.path)
             done = None if runtime.force else workspace.existing(request)
             finished = _announce(accelerator, done is not None)
-            artifact = done or _train(draft, build, trained, accelerator, backbone)
+            artifact = done or _train(draft, build, trained, accelerator, backbone, facts, left_out)
         accelerator.wait_for_everyone()
     else:
         finished = _announce(accelerator, False)
@@ -92,7 +104,7 @@ def run_training(
         seconds=time.monotonic() - started,
         next_commands=next_commands,
         notes=[*notes, *_summary(artifact)],
-        details={"training": artifact.manifest["training"]},
+        details=_details(artifact),
     )
 
 
@@ -111,12 +123,14 @@ def _train(
     trained: Trained,
     accelerator: Accelerator,
     backbone: str,
+    facts: Facts,
+    left_out: frozenset[str],
 ) -> Artifact:
     fit = build(draft.path)
     result = fit.run()
     fit.model.load_state_dict(result.weights, strict=False)
     write_weights(draft, trained(fit.model))
-    facts = {
+    outcome = {
         "best_epoch": result.best_epoch,
         "tune_accuracy": result.best_accuracy,
         "forward_passes": result.forward_passes,
@@ -126,10 +140,16 @@ def _train(
     return draft.finish(
         {"total": questions, "done": questions, "failed": 0},
         logs=frozenset({METRICS_FILE}),
-        left_out=frozenset({STATE_FILE, BEST_FILE}),
-        extra={"training": facts},
+        left_out=left_out | {STATE_FILE, BEST_FILE},
+        extra={"training": outcome, **facts(fit.model)},
         host=backbone_host(backbone) | {"processes": accelerator.num_processes},
     )
+
+
+def _details(artifact: Artifact) -> dict[str, Any]:
+    """What the JSON says about a training: its course, and what changed in a refinement."""
+    manifest = artifact.manifest
+    return {name: manifest[name] for name in ("training", "change") if name in manifest}
 
 
 def _summary(artifact: Artifact) -> list[str]:

@@ -14,14 +14,14 @@ from stages.core.config import Config
 
 
 class LearningRateConfig(Config):
-    """The reference's schedule, or a cosine over all steps."""
+    """The reference's schedule, or a cosine or a line over all steps."""
 
-    kind: Literal["epoch_cosine", "step_cosine"] = "epoch_cosine"
+    kind: Literal["epoch_cosine", "step_cosine", "step_linear"] = "epoch_cosine"
     """`epoch_cosine`: warm-up inside epoch 0, then constant inside each epoch (reference)."""
     init_lr: float = Field(default=1e-5, gt=0)
     """Highest learning rate."""
     min_lr: float = Field(default=1e-8, ge=0)
-    """Where the cosine ends."""
+    """Where the cosine or the line ends."""
     warmup_lr: float = Field(default=1e-8, ge=0)
     """Where the warm-up begins."""
     warmup_steps: int = Field(default=500, ge=0)
@@ -48,7 +48,8 @@ def learning_rate(
     if config.kind == "epoch_cosine":
         return epoch_cosine(config, epoch=epoch, iteration=iteration, epochs=epochs)
     step = epoch * per_epoch + iteration
-    return step_cosine(config, step=step, total=epochs * per_epoch)
+    along = step_cosine if config.kind == "step_cosine" else step_linear
+    return along(config, step=step, total=epochs * per_epoch)
 
 
 def epoch_cosine(config: LearningRateConfig, *, epoch: int, iteration: int, epochs: int) -> float:
@@ -62,8 +63,15 @@ def step_cosine(config: LearningRateConfig, *, step: int, total: int) -> float:
     """Linear warm-up, then a cosine over the remaining steps down to `min_lr`."""
     if step < config.warmup_steps:
         return _warmup(config, step)
-    rest = max(total - config.warmup_steps, 1)
-    return _cosine(config, min((step - config.warmup_steps) / rest, 1.0))
+    return _cosine(config, _after_warmup(config, step, total))
+
+
+def step_linear(config: LearningRateConfig, *, step: int, total: int) -> float:
+    """Linear warm-up, then a straight line over the remaining steps down to `min_lr`."""
+    if step < config.warmup_steps:
+        return _warmup(config, step)
+    fallen = _after_warmup(config, step, total)
+    return config.init_lr + (config.min_lr - config.init_lr) * fallen
 
 
 def temperature(
@@ -78,6 +86,11 @@ def temperature(
 def _warmup(config: LearningRateConfig, step: int) -> float:
     rise = (config.init_lr - config.warmup_lr) * step / max(config.warmup_steps, 1)
     return min(config.warmup_lr + rise, config.init_lr) if config.warmup_steps else config.init_lr
+
+
+def _after_warmup(config: LearningRateConfig, step: int, total: int) -> float:
+    """Progress, 0 to 1, over the steps that follow the warm-up."""
+    return min((step - config.warmup_steps) / max(total - config.warmup_steps, 1), 1.0)
 
 
 def _cosine(config: LearningRateConfig, progress: float) -> float:

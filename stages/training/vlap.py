@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from stages.core.errors import DataError
 from stages.models.backbones.text import BackboneText, TextBatch
 from stages.models.selectors import gumbel_noise
 from stages.models.vlap import VlapConfig, VlapOutput
+from stages.training.draws import random_view
 from stages.training.loop import (
     Moment,
     TrainingConfig,
@@ -141,11 +141,7 @@ class VlapData:
 
     def _view(self, question: Question, epoch: int) -> int:
         """One of the stored random views, another one each epoch; view 0 when there are none."""
-        if self.data.views == 0:
-            return 0
-        text = f"{self.seed} {epoch} {question.question_id}"
-        digest = hashlib.sha256(text.encode()).digest()
-        return 1 + int.from_bytes(digest[:8], "big") % self.data.views
+        return random_view(self.seed, epoch, question.question_id, self.data.views)
 
 
 class TauForward:

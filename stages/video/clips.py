@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from stages.artifacts.clips import ClipSpan, Failure
 from stages.artifacts.questions import (
     QUESTIONS_TABLE,
-    question_records,
+    question_columns,
     video_records,
     video_roots,
 )
@@ -31,6 +31,8 @@ from stages.video.resize import FrameFormat
 from stages.video.safety import safe_video_path
 from stages.video.sampling import count_repeats
 from stages.video.tasks import ClipFrames, DecodeFailure, DecodeTask, ViewDraw
+
+CLIP_COLUMNS = ("videos", "clips", "start", "end")
 
 
 class SamplingConfig(Config):
@@ -135,9 +137,10 @@ def video_works(
 def clip_spans(questions: Artifact) -> list[ClipSpan]:
     """The distinct clips of the questions, numbered in order of first mention."""
     spans: dict[tuple[Any, ...], ClipSpan] = {}
-    for record in question_records(questions):
-        for video in record["videos"]:
-            key = (video, record["start"], record["end"])
+    for videos, clips, start, end in question_columns(questions, CLIP_COLUMNS):
+        for number, video in enumerate(videos):
+            # Candidate videos have a clip each; start and end are those of a single video.
+            key = (video, *(clips[number] if clips else (start, end)))
             if key not in spans:
                 spans[key] = ClipSpan(len(spans), *key)
     return list(spans.values())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import itertools
 import json
 import os
 import time
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.benchmarks import annotation_files
-from stages.benchmarks.annotation_files import MAX_RECORD, container_of, open_text, records
+from stages.benchmarks.annotation_files import (
+    KEY,
+    MAX_RECORD,
+    container_of,
+    list_in_object,
+    open_text,
+    records,
+)
 from stages.core.errors import DataError, MissingInput
 
 
@@ -155,3 +164,106 @@ def test_text_files_are_closed(tmp_path: Path) -> None:
     with open_text(path) as text:
         pass
     assert text.closed
+
+
+@pytest.mark.parametrize(
+    ("text", "container"),
+    [
+        ('{"a": 1}\n{"a": 2}\n', "jsonl"),
+        ('{"a": {"b": 1}}\n{"a": {"b": 2}}\n', "jsonl"),
+        ('{"a": 1}\n', "jsonl"),
+        ('{"a": oops}\n{"a": 2}\n', "jsonl"),
+        ('{"a\n{"a": 2}\n', "jsonl"),
+        ("{}\n{}\n", "jsonl"),
+        ('{"x": {"a": 1}, "y": {"a": 2}}', "keyed"),
+        ('{"x": {"a": 1}}', "keyed"),
+        ('{"x": {"a": 1}}\n}\n', "keyed"),
+        ('{\n  "x": {"a": 1},\n  "y": {"a": 2}\n}\n', "keyed"),
+        ('{"x": {"a": 1},\n"y": {"a": 2}}', "keyed"),
+        ('{\n  "split": "val",\n  "solution": {}\n}\n', "object"),
+        ('  [{"a": 1}]', "json"),
+        ("a,b\n1,2\n", "csv"),
+    ],
+)
+def test_containers_are_told_apart_by_content(tmp_path: Path, text: str, container: str) -> None:
+    path = tmp_path / "file"
+    path.write_text(text)
+    assert container_of(path) == container
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_delimiter_is_seen_from_the_rows(tmp_path: Path, delimiter: str, end: str) -> None:
+    path = tmp_path / "table"
+    rows = [["id", "text"], ["1", "one; two, three\nand\tfour"], ["2", 'say "no"'], ["3", "x"]]
+    with path.open("w", newline="") as stream:
+        csv.writer(stream, delimiter=delimiter, lineterminator=end).writerows(rows)
+    assert [record for _, record in records(path, "csv")] == [
+        dict(zip(rows[0], row, strict=True)) for row in rows[1:]
+    ]
+    headerless = [record for _, record in records(path, "rows")]
+    assert headerless[1] == {"column 1": "1", "column 2": rows[1][1]}
+
+
+def test_a_keyed_object_is_read_in_flat_memory(tmp_path: Path) -> None:
+    path = tmp_path / "big.txt"
+    record = json.dumps({"text": "word " * 2000})
+    with path.open("w") as stream:
+        stream.write("{" + ", ".join(f'"k{number}": {record}' for number in range(4000)) + "}")
+    assert container_of(path) == "keyed"
+    tracemalloc.start()
+    count = sum(1 for _, value in records(path, "keyed") if isinstance(value, dict))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 4000
+    assert peak < 12 * 2**20
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.dictionaries(
+        st.text(max_size=6), st.dictionaries(st.text(max_size=4), st.text(max_size=8), max_size=3)
+    ),
+    chunk=st.integers(1, 40),
+    indent=st.sampled_from([None, 0, 2]),
+)
+def test_a_keyed_object_reads_the_same_wherever_the_pieces_are_cut(
+    tmp_path: Path, values: dict[str, dict[str, str]], chunk: int, indent: int | None
+) -> None:
+    path = tmp_path / "keyed.json"
+    path.write_text(json.dumps(values, indent=indent))
+    before, annotation_files.CHUNK = annotation_files.CHUNK, chunk
+    try:
+        found = [record for _, record in records(path, "keyed")]
+    finally:
+        annotation_files.CHUNK = before
+    assert found == [{**value, KEY: key} for key, value in values.items()]
+
+
+def test_a_value_that_is_no_object_costs_itself(tmp_path: Path) -> None:
+    path = tmp_path / "keyed.json"
+    path.write_text('{"a": {"x": 1}, "b": 3, "c": {"x": 2}}')
+    assert list(records(path, "keyed")) == [
+        (1, {"x": 1, KEY: "a"}),
+        (2, "not a JSON object"),
+        (3, {"x": 2, KEY: "c"}),
+    ]
+
+
+def test_a_list_within_an_object_is_read_item_by_item(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"info": {"sentences": []}, "n": [1], "sentences": [{"a": 1}, 2]}))
+    assert list(list_in_object(path, "sentences")) == [(1, {"a": 1}), (2, 2)]
+    with pytest.raises(DataError, match="no list named 'other'"):
+        list(list_in_object(path, "other"))
+
+
+def test_a_bracket_too_many_is_counted_and_other_text_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keyed.json"
+    path.write_text('{"a": {"x": 1}}\n}\n')
+    odd: Counter[str] = Counter()
+    assert len(list(records(path, "keyed", odd))) == 1
+    assert odd.total() == 1
+    path.write_text('{"a": {"x": 1}}, {"b": {}}')
+    with pytest.raises(DataError, match="text follows"):
+        list(records(path, "keyed"))

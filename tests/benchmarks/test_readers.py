@@ -392,7 +392,7 @@ def test_a_declared_number_of_options_must_be_true(write: Write) -> None:
 
 
 def test_an_unknown_type_is_kept_and_warned_about(write: Write) -> None:
-    path = write("v.json", json.dumps([SEVILA_QUESTION | {"qid": "Riddle_T1_1"}]))
+    path = write("v.json", json.dumps([SEVILA_QUESTION | {"qid": "Riddle_T1_1"}, SEVILA_QUESTION]))
     result = read("star", path)
     assert result.questions[0].type == "Riddle"
     assert "Riddle" in result.warnings[0]
@@ -404,9 +404,17 @@ def test_a_list_that_breaks_off_names_the_row(write: Write) -> None:
         read("star", write("v.json", text[:-40]))
 
 
-def test_text_after_a_list_is_refused(write: Write) -> None:
+@pytest.mark.parametrize("rest", ["]{", "x", ", {}]", '"'])
+def test_text_after_a_list_is_refused(write: Write, rest: str) -> None:
     with pytest.raises(DataError, match="after the list"):
-        read("star", write("v.json", json.dumps([STAR_QUESTION]) + "]"))
+        read("star", write("v.json", json.dumps([STAR_QUESTION]) + rest))
+
+
+@pytest.mark.parametrize("rest", ["]", "}", "\n}\n", " ] }"])
+def test_a_bracket_too_many_at_the_end_is_only_warned_about(write: Write, rest: str) -> None:
+    result = read("star", write("v.json", json.dumps([STAR_QUESTION]) + rest))
+    assert len(result.questions) == 1
+    assert "surplus bracket" in result.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -414,8 +422,12 @@ def test_text_after_a_list_is_refused(write: Write) -> None:
     [
         ("star", lines(CUSTOM_QUESTION), ["custom-jsonl", "question_id"]),
         ("nextqa", json.dumps([STAR_QUESTION]), ["star-json", "choices"]),
-        ("star", "a;b;c\n1;2;3\n", ["unknown layout", "a;b;c"]),
-        ("star", json.dumps({"0": STAR_QUESTION}, indent=1), ["unknown layout", "no readable"]),
+        ("star", "a;b;c\n1;2;3\n", ["unknown layout", "'a', 'b', 'c'"]),
+        (
+            "star",
+            json.dumps({"0": STAR_QUESTION}, indent=1),
+            ["unknown layout", "keyed", "choices"],
+        ),
         ("star", "[]", ["unknown layout", "no readable"]),
         ("star", "[1, 2]", ["unknown layout"]),
         ("nextqa", "video,video,question\n", ["twice"]),

@@ -20,7 +20,7 @@ from stages.artifacts.features import StoredDtype
 from stages.benchmarks.prompts import AnswerMode
 from stages.core.errors import UsageError
 from stages.models.vlap import PrompterName, VlapConfig
-from stages.systems.predict import Blind
+from stages.systems.blind import Blind
 from stages.training.vlap import VlapStageConfig
 from vqa_cli import options
 from vqa_cli.console import Console
@@ -92,7 +92,9 @@ def test_every_command_explains_itself_and_every_option(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command([*command, "--help"]) == 0
-    assert "Usage:" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Usage:" in printed
+    shown = "".join(printed.replace("│", " ").split())
     found: Any = typer.main.get_command(app)
     for name in command:
         found = found.commands[name]
@@ -100,6 +102,9 @@ def test_every_command_explains_itself_and_every_option(
     for parameter in found.params:
         if parameter.param_type_name == "option":
             assert parameter.help, f"{' '.join(command)} {parameter.opts}"
+            for default in re.findall(r"\[[^\]]+\]", parameter.help):
+                # Rich takes some words in brackets for its own markup and prints nothing.
+                assert "".join(default.split()) in shown, (command, default)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

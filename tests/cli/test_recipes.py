@@ -13,9 +13,11 @@ import typer
 
 from stages.core.config import Config
 from stages.core.errors import ConfigError
-from stages.evaluate import EvaluateConfig
 from stages.features import FeatureChoices
+from stages.pseudo_labels import PseudoLabelConfig
 from stages.recipes.recipe import load_recipe, recipe_names
+from stages.systems.inputs import EvaluateConfig
+from stages.training.sevila import AnswererConfig, LocalizerConfig
 from stages.training.vlap import VlapStageConfig
 from stages.training.vlap_setup import with_preset
 from stages.video.clips import SamplingConfig
@@ -73,11 +75,33 @@ def evaluation(values: dict[str, Any]) -> Config:
     return EvaluateConfig.build({**given, **values}, "recipe")
 
 
+def answerer(values: dict[str, Any]) -> Config:
+    given = {"benchmark": "b", "backbone": "b", "backbone_weights": "b", "frames": 32, "keep": 4}
+    return AnswererConfig.build(
+        {**given, "answer": "letter", "eval_select": "localizer", **values}, "recipe"
+    )
+
+
+def localizer(values: dict[str, Any], trained_on: str) -> Config:
+    given = {"benchmark": "b", "backbone": "b", "backbone_weights": "b", "frames": 75}
+    return LocalizerConfig.build({**given, "trained_on": trained_on, **values}, "recipe")
+
+
+def labels(values: dict[str, Any]) -> Config:
+    given = {"benchmark": "b", "split": "s", "backbone": "b", "backbone_weights": "b"}
+    made = {"answer": "letter", "frames": 32, "device": "cpu", "torch": "2.0"}
+    return PseudoLabelConfig.build({**given, **made, **values}, "recipe")
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], Config]] = {
     "extract-frames": sampling,
     "extract-features": features,
     "train-teacher": lambda values: training(values, "teacher"),
     "distill": lambda values: training(values, "student"),
+    "train-answerer": answerer,
+    "train-localizer": lambda values: localizer(values, "spans"),
+    "refine-localizer": lambda values: localizer(values, "pseudo-labels"),
+    "pseudo-label": labels,
     "eval": evaluation,
 }
 
@@ -140,7 +164,7 @@ def test_a_dry_run_gives_sizes_and_costs_where_the_inputs_are_there(
     before = sorted(workspace.rglob("*"))
     steps = vqa("run", recipe, "--dry-run", "-w", workspace).json["steps"]
     assert sorted(workspace.rglob("*")) == before
-    assert steps[0]["plan"] is None
+    assert steps[0]["plan"]["plan"]["videos"] > 8
     assert all(plan["bytes"] > 0 for plan in steps[1]["plan"]["plans"].values())
     assert steps[2]["plan"]["plan"]["forward_passes"] == 2 * (24 // 8)
     assert not steps[2]["plan"]["plan"]["reused"]

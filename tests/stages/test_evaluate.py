@@ -493,7 +493,7 @@ def test_weights_of_another_benchmark_can_be_named_and_it_is_said(
     line = ["eval", "-b", "custom", "-w", str(tmp_path / "workspace"), "--max-failures", "1"]
     assert run_command([*line, "--weights", str(weights), "--features", features]) == 0
     printed = capsys.readouterr()
-    assert "these weights were trained on shapes, not on custom" in printed.err
+    assert "was trained on shapes, not on custom" in printed.err
     assert "5 scored" in printed.out
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from stages.artifacts.questions import question_records, video_records, video_roots
 from stages.artifacts.store import Artifact, Workspace
+from stages.benchmarks.official import Sources
 from stages.core.errors import DataError, MissingInput
 from stages.core.runtime import Runtime
-from stages.prepare import Sources, prepare, prepare_shapes
+from stages.prepare import prepare, prepare_shapes
 
 ONE_WORKER = Runtime(workers=1)
 

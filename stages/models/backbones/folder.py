@@ -28,6 +28,15 @@ _ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
     "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+TOWER_FAMILY = ("instructblip", "blip-2")
+TOWER_DEFAULTS: dict[str, Any] = {
+    "image_size": 224,
+    "patch_size": 14,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+}
+"""What a tower computes and its tensors' shapes do not say; transformers' own defaults."""
 _VOLATILE_CONFIG_KEYS = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
 _CONVERT_HINT = (
     "pickled weights are not read, because a pickle can run any code; convert them once where "
@@ -163,6 +172,24 @@ class BackboneFolder:
         digest = hashlib.sha256(canonical_config(self.config).encode())
         for name, entry in sorted(self.keys_and_shapes().items()):
             if name.startswith(wanted):
+                digest.update(f"{name} {entry.dtype} {entry.shape}\n".encode())
+                digest.update(_sampled_bytes(entry))
+        return digest.hexdigest()
+
+    def tower_fingerprint(self) -> str:
+        """sha256 that identifies what stored features depend on: the vision tower.
+
+        Features of the BLIP-2 family lie before the tower's last LayerNorm, which is trained with
+        the Q-Former, so folders that differ in it alone share features: a BLIP-2 and an
+        InstructBLIP with one tower do. A CLIP's tower counts with everything that belongs to it.
+        """
+        layout = self.config.get("model_type")
+        if layout not in TOWER_FAMILY:
+            return self.content_fingerprint(["vision_model."])
+        vision = TOWER_DEFAULTS | dict(self.config.get("vision_config") or {})
+        digest = hashlib.sha256(json.dumps([vision[name] for name in TOWER_DEFAULTS]).encode())
+        for name, entry in sorted(self.keys_and_shapes().items()):
+            if name.startswith("vision_model.") and ".post_layernorm." not in name:
                 digest.update(f"{name} {entry.dtype} {entry.shape}\n".encode())
                 digest.update(_sampled_bytes(entry))
         return digest.hexdigest()

@@ -1,7 +1,8 @@
 """The frozen vision tower of a BLIP-2 family backbone: uint8 frames in, patch features out.
 
 Features are taken **before** the tower's last LayerNorm, because VLAP trains that norm
-(specs/vlap.md 0.9); they are what the features artifact stores.
+(specs/vlap.md 0.9); they are what the features artifact stores. CLIP's tower is in `clip`; what
+both share (`EncodedFrames`, pixels, crops, precisions) is here.
 
 Axes: N frames, H x W pixels, P tokens a frame (patches and CLS), C channels.
 """
@@ -47,8 +48,20 @@ class VisionSpec:
     width: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: Literal["squash"] = "squash"
-    """Frames go straight to image_size x image_size; the aspect ratio is not kept."""
+    resize: Literal["squash", "crop"] = "squash"
+    """`squash`: frames go straight to image_size x image_size; the aspect ratio is not kept.
+    `crop`: the tower sees a crop of a larger square frame, see `catalog.frame_rule`."""
+    cls_width: int = 0
+    """Channels of the frame CLS that is stored apart; 0: CLS is the first of the tokens."""
+
+
+@dataclass(frozen=True)
+class EncodedFrames:
+    """What a tower says of N frames: `tokens` float32 [N, P, C], and `cls` float32 [N, C] if it
+    keeps the frame CLS apart."""
+
+    tokens: Tensor
+    cls: Tensor | None = None
 
 
 class VisionTower(nn.Module):
@@ -64,7 +77,7 @@ class VisionTower(nn.Module):
         self.model: Any = model
         self.spec = spec
         self.precision = precision
-        _round_weights(model, precision)
+        round_weights(model, precision)
         self.requires_grad_(False)
         self.eval()
 
@@ -97,19 +110,18 @@ class VisionTower(nn.Module):
             raise DataError(
                 f"pixels of shape {tuple(pixels.shape)}, expected (N, 3, {size}, {size})"
             )
-        with self._autocast(pixels.device):
+        with autocast_in(self.precision, pixels.device):
             embedded = self.model.embeddings(pixels.float())
             encoded = self.model.encoder(inputs_embeds=embedded).last_hidden_state
         return encoded.float()
 
+    def encode(self, pixels: Tensor) -> EncodedFrames:
+        """`features`, with CLS as the first token."""
+        return EncodedFrames(self.features(pixels))
+
     def preprocess(self, frames: Tensor | np.ndarray) -> Tensor:
         """Frames uint8 [N, H, W, 3] -> pixels float32 [N, 3, H, W], scaled and normalised."""
         return normalise_frames(torch.as_tensor(frames), self.spec.mean, self.spec.std)
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(device.type, dtype=getattr(torch, self.precision))
 
 
 def vision_config(config: dict[str, Any], where: str) -> Any:
@@ -125,13 +137,20 @@ def vision_config(config: dict[str, Any], where: str) -> Any:
 
 def vision_spec(config: Any, preprocessor: dict[str, Any] | None = None) -> VisionSpec:
     """Sizes from the vision config; mean and std from `preprocessor_config.json` where given."""
-    given = preprocessor or {}
-    mean = tuple(float(v) for v in given.get("image_mean", CLIP_MEAN))
-    std = tuple(float(v) for v in given.get("image_std", CLIP_STD))
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise DataError(f"preprocessor_config.json: image_mean {mean}, image_std {std}")
+    mean, std = frame_statistics(preprocessor or {})
     tokens = (config.image_size // config.patch_size) ** 2 + 1
     return VisionSpec(config.image_size, tokens, config.hidden_size, mean, std)
+
+
+def frame_statistics(
+    preprocessor: dict[str, Any],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and std of the channels by `preprocessor_config.json`; CLIP's where it has none."""
+    mean = tuple(float(v) for v in preprocessor.get("image_mean", CLIP_MEAN))
+    std = tuple(float(v) for v in preprocessor.get("image_std", CLIP_STD))
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise DataError(f"preprocessor_config.json: image_mean {mean}, image_std {std}")
+    return mean, std
 
 
 def normalise_frames(frames: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -184,7 +203,31 @@ def training_crop(
     return resized.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def _round_weights(model: nn.Module, precision: Precision) -> None:
+def fixed_size_crop(
+    frames: Tensor | np.ndarray, size: int, rng: np.random.Generator | None = None
+) -> Tensor:
+    """uint8 [N, H, W, 3] -> [N, size, size, 3]: one place for all frames, random or the centre."""
+    clip = torch.as_tensor(frames)
+    down, right = clip.shape[1] - size, clip.shape[2] - size
+    if min(down, right) < 0:
+        raise DataError(f"frames of {tuple(clip.shape[1:3])} are smaller than the crop of {size}")
+    top, left = (down // 2, right // 2) if rng is None else _random_corner(down, right, rng)
+    return clip[:, top : top + size, left : left + size].contiguous()
+
+
+def _random_corner(down: int, right: int, rng: np.random.Generator) -> tuple[int, int]:
+    return int(rng.integers(0, down + 1)), int(rng.integers(0, right + 1))
+
+
+def autocast_in(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Arithmetic of a forward pass; float32 is left alone."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+def round_weights(model: nn.Module, precision: Precision) -> None:
+    """Round the weights of linear layers and of the patch convolution to `precision`."""
     if precision == "float32":
         return
     half = getattr(torch, precision)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stages.core.errors import UsageError
 
-EMBEDDED = ("tiny", "tiny-blip2")
+EMBEDDED = ("tiny", "tiny-blip2", "tiny-clip")
 
 
 def embedded_folder(name: str) -> Path:

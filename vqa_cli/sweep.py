@@ -1,0 +1,91 @@
+"""`--sweep "frames=8,16,32 keep=1,4"`: one command, every combination, one table."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stages.core.errors import UsageError
+from vqa_cli.settings import assign, parse_value
+
+if TYPE_CHECKING:
+    from stages.artifacts.result import StageResult
+
+Settings = dict[str, Any]
+SHOWN = ("accuracy", "keyframe_recall", "keyframe_precision")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One combination: what came out, or why it is impossible."""
+
+    settings: Settings
+    result: StageResult | None
+    skipped: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For the JSON."""
+        if self.result is None:
+            return {"settings": self.settings, "skipped": self.skipped}
+        return {"settings": self.settings, **self.result.as_json("eval")}
+
+    def row(self, names: Sequence[str]) -> list[str]:
+        """Its line of the table."""
+        own = [str(self.settings[name]) for name in names]
+        if self.result is None:
+            return [*own, self.skipped, "", "", "", ""]
+        facts = self.result.details
+        metrics = facts["metrics"]
+        interval = "{:.1f} - {:.1f}".format(*metrics["ci95"]) if "ci95" in metrics else "-"
+        first, *others = (_shown(metrics.get(name)) for name in SHOWN)
+        return [*own, first, interval, *others, _shown(facts["ms_per_video"])]
+
+
+def columns(names: Sequence[str]) -> list[str]:
+    """Heads of the table."""
+    return [*names, "accuracy", "95 % interval", "keyframe recall", "precision", "ms a question"]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else "-"
+
+
+def combinations(text: str) -> list[Settings]:
+    """Every combination of `name=value,value` groups, the last group changing fastest.
+
+    Raises:
+        UsageError: A group is not of that form, or a name occurs twice.
+    """
+    groups: dict[str, list[Any]] = {}
+    for part in text.split():
+        name, separator, values = part.partition("=")
+        if not (separator and name and values) or name in groups:
+            raise UsageError(
+                f"--sweep: {part!r} is not of the form name=value,value, or occurs twice",
+                '--sweep "frames=8,16,32 keep=1,4"',
+            )
+        groups[name] = [parse_value(value) for value in values.split(",")]
+    if not groups:
+        raise UsageError("--sweep is empty", '--sweep "frames=8,16,32 keep=1,4"')
+    return [
+        dict(zip(groups, chosen, strict=True)) for chosen in itertools.product(*groups.values())
+    ]
+
+
+def sweep(
+    values: Mapping[str, Any],
+    combined: Sequence[Settings],
+    evaluate: Callable[[Settings], StageResult],
+) -> Iterator[Swept]:
+    """Evaluate every combination over `values`; an impossible one is skipped with its reason."""
+    for settings in combined:
+        merged = copy.deepcopy(dict(values))
+        for name, value in settings.items():
+            assign(merged, name, value)
+        try:
+            yield Swept(settings, evaluate(merged))
+        except UsageError as error:
+            yield Swept(settings, None, error.message)

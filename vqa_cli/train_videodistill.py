@@ -1,0 +1,158 @@
+"""`vqa train-videodistill`: VideoDistill on a benchmark; one network, or a sweep over settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from stages.artifacts.result import StageResult
+from stages.core.errors import UsageError
+from vqa_cli.console import Console
+from vqa_cli.options import (
+    BLIND,
+    DEFAULT_WORKSPACE,
+    VIDEODISTILL_TASKS,
+    VIDEODISTILL_VARIANTS,
+    BackboneOption,
+    BenchmarkOption,
+    DebugOption,
+    DeviceOption,
+    DryRunOption,
+    FeaturesOption,
+    ForceOption,
+    JsonOption,
+    NameOption,
+    QuietOption,
+    RecipeOption,
+    SeedOption,
+    SetOption,
+    SplitQuestionsOption,
+    TensorboardOption,
+    TrainSplitOption,
+    WorkspaceOption,
+    one_of,
+    open_workspace,
+    runtime,
+)
+from vqa_cli.settings import settings
+from vqa_cli.sweep import combinations
+from vqa_cli.training_sweep import TrainingSweep
+
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="open-ended, choice, contrastive or matching (retrieval) [the benchmark's own].",
+        callback=one_of("--task", VIDEODISTILL_TASKS),
+    ),
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(
+        "--variant",
+        help="A row of the paper's Table 4, a to f: f is the whole model.",
+        callback=one_of("--variant", VIDEODISTILL_VARIANTS),
+    ),
+]
+InitOption = Annotated[
+    str | None,
+    typer.Option("--init", metavar="ID", help="Weights to start from [none: CLIP's text tower]."),
+]
+KeepOption = Annotated[int | None, typer.Option("--keep", min=1, help="Slots for frames [16].")]
+SeenOption = Annotated[
+    int | None, typer.Option("--frames", min=1, help="Frames seen [all that are stored].")
+]
+SweepOption = Annotated[
+    str | None,
+    typer.Option("--sweep", help='Train every combination: "variant=a,b,f seed=1,2,3".'),
+]
+EvaluateOption = Annotated[
+    bool,
+    typer.Option("--evaluate", help="With --sweep: answer the report split with each network."),
+]
+BlindOption = Annotated[
+    str | None,
+    typer.Option(
+        "--blind",
+        help="With --evaluate: answer it without the video as well.",
+        callback=one_of("--blind", BLIND),
+    ),
+]
+
+
+def train_videodistill(
+    benchmark: BenchmarkOption,
+    task: TaskOption = None,
+    variant: VariantOption = None,
+    init: InitOption = None,
+    keep: KeepOption = None,
+    frames: SeenOption = None,
+    sweep: SweepOption = None,
+    evaluate: EvaluateOption = False,
+    blind: BlindOption = None,
+    backbone: BackboneOption = None,
+    features: FeaturesOption = None,
+    questions: SplitQuestionsOption = None,
+    split: TrainSplitOption = None,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    tensorboard: TensorboardOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> int:
+    """Train VideoDistill on questions, candidate texts or videos, or retrieval."""
+    from stages import videodistill as stage
+    from stages.training.inputs import count_of, find_inputs
+
+    if (evaluate and sweep is None) or (blind is not None and not evaluate):
+        raise UsageError("--evaluate goes with --sweep, --blind with --evaluate")
+    if sweep is not None and (dry_run or name is not None):
+        raise UsageError("--sweep goes without --dry-run and --name")
+    console = Console(as_json=as_json, quiet=quiet, debug=debug)
+    values = settings(
+        "train-videodistill",
+        recipe=recipe,
+        overrides=overrides,
+        task=task,
+        variant=variant,
+        keep=keep,
+        frames=frames,
+        **{"training.seed": seed},
+    )
+    root = open_workspace(workspace)
+    start = stage.find_init(root, init)
+    how = runtime(console, device=device, force=force, name=name)
+
+    def decided(given: dict[str, Any]) -> stage.Training:
+        inputs = find_inputs(
+            root,
+            benchmark,
+            backbone,
+            count_of(given, "frames"),
+            features or [],
+            questions=questions or [],
+            split=split,
+            layout="clip",
+        )
+        return stage.decide(inputs, given, how, start)
+
+    def train(given: dict[str, Any]) -> StageResult:
+        return stage.train(root, decided(given), how, tensorboard=tensorboard)
+
+    if sweep is not None:
+        table = TrainingSweep(console, root, how, benchmark, blind)
+        table.run(values, combinations(sweep), train, evaluate=evaluate)
+        return 0
+    if dry_run:
+        console.plan("train-videodistill", stage.plan(root, decided(values)))
+        return 0
+    console.stage("train-videodistill", [train(values)])
+    return 0
