@@ -50,9 +50,10 @@ class Side:
     """By question id, in the artifact's order."""
 
     @property
-    def measure(self) -> str:
-        """The figure that the questions' values average to."""
-        return str(self.artifact.manifest.get("ci95_of") or "accuracy")
+    def measure(self) -> str | None:
+        """The figure that the questions' values average to; none where nothing is scored."""
+        found: str | None = self.artifact.manifest.get("ci95_of", "accuracy")
+        return found
 
     def as_json(self, figures: dict[str, float]) -> dict[str, Any]:
         """Who it is, and its figures on the common questions."""
@@ -128,17 +129,18 @@ def compare(workspace: Workspace, first: str, second: str, seed: int = 0) -> dic
     a, b = find_side(workspace, first), find_side(workspace, second)
     _refuse_unlike(a, b)
     aligned = align(a, b)
+    measure = a.measure or "accuracy"
     manifest = load_manifest(str(a.artifact.config["benchmark"]))
     videos = [_either("video", pair) for pair in aligned.common]
     measured = Measured(aligned.common, None if None in videos else videos, seed)
     whole, labels = measured.whole(), labels_of(aligned.common)
-    figures = measured.figures(a.measure, whole, manifest.macro_types)
+    figures = measured.figures(measure, whole, manifest.macro_types)
     known = measured.videos is not None
     return {
         "command": "compare",
         "benchmark": manifest.name,
         "split": a.artifact.config["split"],
-        "measure": a.measure,
+        "measure": measure,
         "a": a.as_json({name: row["a"] for name, row in figures.items()}),
         "b": b.as_json({name: row["b"] for name, row in figures.items()}),
         "n_common": len(aligned.common),
@@ -177,15 +179,21 @@ def _refuse_unlike(a: Side, b: Side) -> None:
                 f" {theirs[name]}",
                 "compare two systems on the same questions",
             )
-    if a.measure != b.measure:
-        raise UsageError(
-            f"{a.artifact.id} is measured by {a.measure}, {b.artifact.id} by {b.measure}",
-            "score both with the same rules",
-        )
     if _rules(ours) != _rules(theirs):
         raise UsageError(
             f"{a.artifact.id} and {b.artifact.id} were scored by different rules",
             "score both with --as-published, or both without, and with the same --ties",
+        )
+    if _rules(ours)[1] == "every":
+        raise UsageError(
+            f"{a.artifact.id} and {b.artifact.id} count every position of a tie as a rank: a query"
+            " has no share of a figure that could be compared",
+            "score both with other --ties",
+        )
+    if None not in (a.measure, b.measure) and a.measure != b.measure:
+        raise UsageError(
+            f"{a.artifact.id} is measured by {a.measure}, {b.artifact.id} by {b.measure}",
+            "score both again, with the same rules",
         )
 
 

@@ -27,9 +27,10 @@ from stages.artifacts.predictions import (
 )
 from stages.artifacts.questions import write_failures
 from stages.artifacts.result import StageResult, finished_result, unfinished_result
-from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_shards
+from stages.artifacts.shards import Claim, ShardedDraft, reusable
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.benchmarks.batches import QuestionFeatures, load_questions
+from stages.benchmarks.clip_order import shards_by_clip
 from stages.benchmarks.exports import official_suffix, write_official
 from stages.benchmarks.manifest import load_manifest
 from stages.benchmarks.questions import Question
@@ -73,7 +74,7 @@ def evaluate(
         return _with_drop(_result(existing, True, started, notes), config, drop)
     data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
     _refuse_impossible(data.questions, config)
-    parts = _parts(data.questions, config)
+    parts = shards_by_clip(data.questions, config.questions_per_shard)
     draft = workspace.draft(request, force=runtime.force)
     sharded = ShardedDraft(draft, len(parts), STEM, ".parquet", runtime.shards)
     run = _Run(data, config, inputs, runtime)
@@ -99,7 +100,7 @@ def plan(
     data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
     _refuse_impossible(data.questions, config)
     usable = set(data.usable())
-    parts = _parts(data.questions, config)
+    parts = shards_by_clip(data.questions, config.questions_per_shard)
     batches = [math.ceil(len(usable & set(part)) / config.batch_size) for part in parts]
     return {
         "artifact": existing.id if existing else request.id,
@@ -110,25 +111,6 @@ def plan(
         "shards": len(parts),
         "forward_passes": 0 if existing else sum(batches),
     }
-
-
-def _parts(questions: Sequence[Question], config: EvaluateConfig) -> list[list[int]]:
-    """Positions of each shard's questions, grouped by clip.
-
-    Questions about one clip lie next to each other, whatever order the annotations have, so that
-    a clip's features are read once and what a system computes from them alone is computed once.
-    """
-    order = sorted(range(len(questions)), key=lambda index: _clip_order(questions[index]))
-    ranges = split_into_shards(len(order), config.questions_per_shard)
-    return [[order[place] for place in part] for part in ranges]
-
-
-def _clip_order(question: Question) -> tuple[str, float, float]:
-    return (
-        question.video,
-        question.start or 0.0,
-        math.inf if question.end is None else question.end,
-    )
 
 
 def _request(config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> Request:

@@ -47,7 +47,7 @@ from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import backbone_host
 from stages.systems.build import load_sevila
 from stages.systems.inputs import EvaluateInputs
-from stages.systems.moment_inputs import MomentsConfig, contents_of, kept_contents
+from stages.systems.moment_inputs import MomentsConfig, contents_of, frames_key, kept_contents
 from stages.systems.seen import SeenFrames
 from stages.systems.sevila import SevilaLocalizer
 
@@ -129,7 +129,7 @@ def _request(config: MomentsConfig, inputs: EvaluateInputs, runtime: Runtime) ->
     made = "sevila"
     if inputs.selector is not None:
         made = inputs.selector.label.removeprefix(f"{config.benchmark}-")
-    parts = [config.benchmark, config.split, made, f"moments-{config.frames}f"]
+    parts = [config.benchmark, config.split, made, f"moments-{config.frames}"]
     if config.tuning is not None:
         parts.append("tuned")
     label = runtime.name or "-".join(parts)
@@ -152,7 +152,7 @@ def _scored_before(
         for item in workspace.finished("predictions")
         if "moments" in item.config
         and kept_contents(item) == contents_of(inputs)
-        and MomentsConfig.build(item.config, item.id).of_frames() == config.of_frames()
+        and frames_key(item.config) == frames_key(config.as_json())
     ]
     return fitting[-1] if fitting else None
 

@@ -33,6 +33,7 @@ from stages.systems.tuning import FrameAccuracy, TuneAccuracy, seen_frames
 from stages.training.inputs import (
     TrainingInputs,
     check_answerable,
+    count_of,
     events_folder,
     request_plan,
 )
@@ -346,10 +347,15 @@ def plan_refinement(
 def _refine_request(
     inputs: TrainingInputs, values: dict[str, Any], runtime: Runtime, origin: Origin
 ) -> tuple[LocalizerConfig, Request]:
-    values = sevila_values(values, inputs)
+    asked, values = count_of(values, "frames"), sevila_values(values, inputs)
     made = origin.labels.config if origin.labels else {}
     trained = origin.answerer.config if origin.answerer else {}
     frames = made.get("frames", values["frames"])
+    if asked not in (None, frames):
+        raise UsageError(
+            f"{origin.labels.id if origin.labels else ''} labels {frames} frames, not {asked}",
+            f"vqa pseudo-label --frames {asked}, or leave --frames out",
+        )
     own = load_manifest(values["benchmark"]).answer_default
     values |= {
         "trained_on": "pseudo-labels",

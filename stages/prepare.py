@@ -50,6 +50,8 @@ from stages.video.tasks import DecodeFailure, Probed, ProbeTask
 
 STAGE = "prepare"
 IDENTIFIED = "videos identified"
+WARNINGS_SAID = 4
+"""In the message that no video is usable: the last ones, which are about unpublished counts."""
 
 SHAPES_SEEDS = {"train": 1, "val": 2, "test": 3}
 """Seed of each generated split."""
@@ -421,10 +423,11 @@ def _result(
     benchmark = artifact.config["benchmark"]
     if official is not None and not coverage["videos"].get("found"):
         folders = ", ".join(str(root) for root in official.sources.video_roots)
+        odd = "".join(f"; {warning}" for warning in artifact.manifest["warnings"][-WARNINGS_SAID:])
         raise MissingInput(
             f"none of the {sum(shown.videos.values())} videos of {benchmark} "
             f"{artifact.config['split']} is usable in {folders} "
-            f"({shown.sentence()}); questions and coverage are in {artifact.path}",
+            f"({shown.sentence()}); questions and coverage are in {artifact.path}{odd}",
             _where_to_look(list(video_records(artifact)), official),
         )
     details = {name: artifact.manifest[name] for name in ("coverage", "layout", "warnings")} | {

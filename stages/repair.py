@@ -16,22 +16,27 @@ from stages import (
     answerer,
     distill,
     evaluate,
+    evaluate_moments,
     features,
     frames,
     localizer,
     prepare,
     pseudo_labels,
     report,
+    retrieval,
     teacher,
+    videodistill,
 )
 from stages.artifacts.atomic import fsync_directory, write_json
 from stages.artifacts.locks import locked
 from stages.artifacts.store import MANIFEST, Artifact, Workspace, damaged_files, verify_files
 from stages.artifacts.weights import backbone_of
+from stages.benchmarks.manifest import load_manifest
 from stages.benchmarks.official import PrepareChoices, Sources
 from stages.core.errors import DataError, MissingInput
 from stages.core.runtime import Runtime
 from stages.systems.inputs import EvaluateConfig, EvaluateInputs
+from stages.systems.moment_inputs import MomentsConfig
 from stages.training.inputs import TrainingInputs
 
 SHARD_FILE = re.compile(r"(?P<stem>.+-\d{5})\.(?:h5|parquet|json)")
@@ -161,6 +166,10 @@ def _weights(
         return
     model = dict(values["model"])
     values |= {"frames": model.pop("frames"), "keep": model.pop("keep"), "model": model}
+    if artifact.config["system"] == "videodistill":
+        training = videodistill.decide(given, values, runtime, inputs.get("init"))
+        videodistill.train(workspace, training, runtime)
+        return
     if artifact.config["role"] == "student":
         distill.distill(
             workspace,
@@ -215,7 +224,8 @@ def _pseudo_labels(
 def _predictions(
     workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
 ) -> None:
-    config = EvaluateConfig.build(artifact.config, artifact.id)
+    kind = MomentsConfig if "moments" in artifact.config else EvaluateConfig
+    config = kind.build(artifact.config, artifact.id)
     weights, selector = inputs.get("weights"), inputs.get("selector")
     given = EvaluateInputs(
         config.system,
@@ -227,7 +237,14 @@ def _predictions(
         backbone_of(weights or artifact),
         backbone_of(selector) if selector else config.selector_backbone,
     )
-    evaluate.evaluate(workspace, given, config, replace(runtime, device=config.device))
+    if isinstance(config, MomentsConfig):
+        given = replace(given, selector_backbone=backbone_of(selector or artifact))
+        how = replace(runtime, device=config.device)
+        evaluate_moments.evaluate_moments(workspace, given, config, how)
+        return
+    ranks = load_manifest(config.benchmark).task == "retrieval"
+    answering = retrieval.evaluate if ranks else evaluate.evaluate
+    answering(workspace, given, config, replace(runtime, device=config.device))
 
 
 def _report(

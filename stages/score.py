@@ -168,7 +168,20 @@ def read_inputs(
         )  # fmt: skip
     own = asked_from_file(file, manifest)
     truth: Source = "none" if file.matrix is not None else "predictions"
-    return ScoreInputs(manifest, chosen, file, own, truth, None, vocabulary)
+    return ScoreInputs(
+        manifest, chosen, file, own, truth, None, vocabulary, notes=_unknown_class(file, manifest)
+    )
+
+
+def _unknown_class(file: PredictionFile, manifest: BenchmarkManifest) -> list[str]:
+    """What an open-ended file of indices alone leaves open: whether its 0 is a word."""
+    truths = {item.truth for item in file.given}
+    if manifest.task != "open-ended" or 0 not in truths or -1 in truths:
+        return []
+    return [
+        "the file does not say whether index 0 is a word or the unknown class, it is taken for a "
+        "word; --annotations would tell"
+    ]
 
 
 def _resolve(workspace: Workspace, reference: str) -> tuple[Path, Artifact | None]:

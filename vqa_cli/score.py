@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,6 +126,8 @@ def score(
 
 def _show(console: Console, result: StageResult) -> None:
     """The figures as tables, with two decimals."""
+    from stages.benchmarks.manifest import load_manifest
+
     facts = result.details
     metrics = facts["metrics"]
     if not metrics:
@@ -134,9 +137,25 @@ def _show(console: Console, result: StageResult) -> None:
     if facts["n_unlabelled"]:
         counts += f", {facts['n_unlabelled']:,} unlabelled"
     title = f"{facts['benchmark']} {facts['split']}, {facts['system']} ({rules}): {counts}"
-    console.table(title, ["metric", "value", "95 % interval"], _rows(metrics, facts["ci95_of"]))
+    console.data.print(title, markup=False, soft_wrap=True)
+    headline = load_manifest(facts["benchmark"]).metrics
+    rows = _rows(_headline_first(metrics, headline), facts["ci95_of"])
+    console.table("", ["metric", "value", "95 % interval"], rows)
     if "ranges" in metrics:
         _show_ranges(console, metrics["ranges"])
+
+
+def _headline_first(metrics: dict[str, Any], headline: Sequence[str]) -> dict[str, Any]:
+    """The published figures first, single ones next, tables last: new or reused, the same order."""
+    places = {name: place for place, name in enumerate(headline)}
+
+    def place(item: tuple[str, Any]) -> tuple[bool, int, str]:
+        return isinstance(item[1], dict), places.get(item[0], len(places)), item[0]
+
+    return {
+        name: _headline_first(value, headline) if isinstance(value, dict) else value
+        for name, value in sorted(metrics.items(), key=place)
+    }
 
 
 def _rows(metrics: dict[str, Any], interval_of: str | None) -> list[list[str]]:

@@ -8,6 +8,7 @@ questions it was made from. Columns: `SCORED_SCHEMA`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,15 +67,17 @@ def scored_records(workspace: Workspace, artifact: Artifact) -> list[dict[str, A
 
 def _joined(question: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     judged = row["correct"] is not None and row["status"] == "ok"
+    value = 100.0 * row["correct"] if judged else row.get("value")
+    prediction = row["prediction"] if row.get("windows") is None else json.dumps(row["windows"])
     return {
         "question_id": row["question_id"],
         "video": question["video"],
         "type": question["type"],
         "categories": question["categories"],
-        "prediction": None if row["prediction"] is None else str(row["prediction"]),
+        "prediction": None if prediction is None else str(prediction),
         "answer": None if row["answer"] is None else str(row["answer"]),
         "correct": row["correct"],
-        "value": 100.0 * row["correct"] if judged else None,
+        "value": value,
         "status": row["status"],
         "reason": row["reason"],
     }

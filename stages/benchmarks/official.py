@@ -106,12 +106,14 @@ class OfficialSplit:
         return VideoFiles(identify(search, roots, mode, tell), roots)
 
     def warnings(self, reading: Reading) -> list[str]:
-        """What was odd, and a sentence for each count that differs from the official one."""
+        """What was odd, rows that gave no question, and each count that is not the official one."""
         found = self.manifest.splits[self.split].differences(
             reading.num_questions, len(reading.videos), self.stream.layout
         )
         which = " ".join(filter(None, [self.manifest.name, self.stream.release, self.split]))
-        return [*self.stream.warnings, *(f"{which}: {difference}" for difference in found)]
+        unread = [f"{which}: {reading.unread()}"] if reading.bad_rows else []
+        counts = [f"{which}: {difference}" for difference in found]
+        return [*self.stream.warnings, *unread, *counts]
 
     @property
     def expected_rows(self) -> int | None:

@@ -24,6 +24,9 @@ ROWS_PER_BATCH = 8192
 MAX_BAD_ROWS = 0.2
 """Share of unreadable annotation rows above which the file is taken to be a wrong one."""
 
+SHOWN = 3
+"""Bad rows that a message quotes."""
+
 TakeBatch = Callable[[pa.RecordBatch], None]
 TellRows = Callable[[int], None]
 
@@ -60,6 +63,11 @@ class Reading:
     def rows_per_second(self) -> float:
         """How fast it went."""
         return self.num_rows / self.seconds if self.seconds else 0.0
+
+    def unread(self) -> str:
+        """How many rows gave no question, and why the first ones did not."""
+        shown = "; ".join(str(row) for row in self.bad_rows[:SHOWN])
+        return f"{len(self.bad_rows)} of {self.num_rows} rows cannot be read: {shown}"
 
     def rate(self) -> dict[str, float]:
         """For the JSON."""
@@ -123,13 +131,13 @@ def read_into(
 
 def _check_bad_rows(stream: QuestionStream, reading: Reading) -> None:
     bad, total = reading.bad_rows, reading.num_rows
-    shown = "; ".join(str(row) for row in bad[:3])
     if total == 0:
         raise DataError(f"{stream.path} holds no question")
     if len(bad) == total:
+        shown = "; ".join(str(row) for row in bad[:SHOWN])
         raise DataError(f"{stream.path}: not one of {total} rows can be read: {shown}")
     if len(bad) > MAX_BAD_ROWS * total:
         raise DataError(
-            f"{stream.path}: {len(bad)} of {total} rows cannot be read: {shown}",
+            f"{stream.path}: {reading.unread()}",
             "is it the right file for this benchmark and split?",
         )

@@ -123,8 +123,9 @@ def _selector(
     if config.select != "localizer":
         return plain_selector(config.select, config.seed, stored=config.stored_sampling)
     if model is None or not _shares(inputs):
+        network = {} if config.system == "vlap" else config.model
         model = load_sevila(
-            inputs.selector_backbone, device, config.precision, {}, localizer=inputs.selector
+            inputs.selector_backbone, device, config.precision, network, localizer=inputs.selector
         )
     return SevilaLocalizer(model, load_manifest(config.benchmark))
 

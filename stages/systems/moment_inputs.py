@@ -27,9 +27,14 @@ class MomentsConfig(EvaluateConfig):
     tuning: GapTuning | None = None
     """Choose the gap on this very split."""
 
-    def of_frames(self) -> dict[str, Any]:
-        """What decides the scores of single frames."""
-        return self.model_dump(mode="json", exclude={"moments", "tuning", "seed"})
+
+NOT_OF_FRAMES = ("moments", "tuning", "seed")
+"""Settings that leave the scores of single frames as they are."""
+
+
+def frames_key(made: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration, as JSON, decides the scores of single frames."""
+    return {name: value for name, value in made.items() if name not in NOT_OF_FRAMES}
 
 
 def find_moment_inputs(
@@ -124,13 +129,13 @@ def _tune_splits(config: EvaluateConfig) -> tuple[str, ...]:
 
 def _known_gap(workspace: Workspace, inputs: EvaluateInputs, config: MomentsConfig) -> ChosenGap:
     """The gap of the newest evaluation on the tune split, one that tuned it before any other."""
-    wanted = _localizer_key(config, contents_of(inputs))
+    wanted = _localizer_key(config.as_json(), contents_of(inputs))
     fitting = [
         item
         for item in workspace.finished("predictions")
         if "moments" in item.config
         and item.config["split"] in _tune_splits(config)
-        and _localizer_key(MomentsConfig.build(item.config, item.id), kept_contents(item)) == wanted
+        and _localizer_key(item.config, kept_contents(item)) == wanted
     ]
     tuned = [item for item in fitting if item.config["tuning"] is not None]
     for item in [*fitting, *tuned][-1:]:
@@ -146,15 +151,12 @@ def _known_gap(workspace: Workspace, inputs: EvaluateInputs, config: MomentsConf
     return ChosenGap(config.moments.gap, "default")
 
 
-def _localizer_key(config: MomentsConfig, contents: Mapping[str, str]) -> dict[str, Any]:
+def _localizer_key(made: Mapping[str, Any], contents: Mapping[str, str]) -> dict[str, Any]:
     """What two evaluations must share for a gap to pass from one to the other."""
-    rule = config.moments.model_dump(mode="json", exclude={"gap"})
-    return {
-        "benchmark": config.benchmark,
-        "backbone": config.selector_backbone_weights,
+    same = ("benchmark", "selector_backbone_weights", "frames", "model")
+    rule = {name: value for name, value in made["moments"].items() if name != "gap"}
+    return {name: made.get(name) for name in same} | {
         "localizer": contents.get("selector"),
-        "frames": config.frames,
-        "model": config.model,
         "rule": rule,
     }
 

@@ -238,10 +238,9 @@ class VideoDistillForward:
         target = on_device(batch.target, device)
         if target is None:
             target = network.draw_captions(tokens)
-        tau = self.config.model.tau_at(
-            (moment.epoch * moment.per_epoch + moment.iteration)
-            / max(moment.epochs * moment.per_epoch - 1, 1)
-        )
+        done = moment.epoch * moment.per_epoch + moment.iteration
+        progress = done / max(moment.epochs * moment.per_epoch - 1, 1)
+        tau = self.config.model.tau_at(progress)
         output: VideoDistillOutput = model(
             VideoFeatures(batch.video.cls.to(device), batch.video.patches.to(device)),
             tokens,

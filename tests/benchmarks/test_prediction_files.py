@@ -198,6 +198,35 @@ def test_moments_keep_their_order(tmp_path: Path) -> None:
     assert answers(joined(path, "qvhighlights", asked)) == [expected]
 
 
+def test_moments_of_our_own_artifact_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"question_id": "7", "prediction": None, "windows": [[4.0, 6.0, 0.1]], "saliency": [0.5]},
+        {"question_id": "8", "prediction": None, "windows": [], "saliency": []},
+        {"question_id": "9", "prediction": None, "windows": None, "saliency": None},
+    ]
+    path = tmp_path / "predictions.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    asked = [question(name, answer=None, num_options=None, spans=((0.0, 2.0),)) for name in "789"]
+    assert answers(joined(path, "qvhighlights", asked)) == [
+        Moments(((4.0, 6.0, 0.1),), (0.5,)), Moments(()), None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("benchmark_rules", "correct"),
+    [(Rules(), [True, False, True, False]), (PUBLISHED, [True, False, False, False])],
+)
+def test_an_open_ended_file_of_indices_alone_is_judged_by_its_own_answers(
+    benchmark_rules: Rules, correct: list[bool], tmp_path: Path
+) -> None:
+    pairs = [(3, 3), (2, 3), (0, 0), (-1, -1)]  # 0-based, -1 is the unknown class
+    value = {str(n): {"prediction": said, "answer": own} for n, (said, own) in enumerate(pairs)}
+    file = read(written(tmp_path, value), "msvd-qa")
+    manifest = load_manifest("msvd-qa")
+    rows = join(asked_from_file(file, manifest), file, manifest, benchmark_rules).rows
+    assert [row.correct for row in rows] == correct
+
+
 def test_ranked_lists_put_unnamed_videos_behind(tmp_path: Path) -> None:
     asked = [question(name, answer=None, num_options=None) for name in "abc"]
     value = {"a": ["vc", "va"], "b": ["va"], "c": []}

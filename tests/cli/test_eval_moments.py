@@ -123,6 +123,24 @@ def test_the_official_file_scores_the_same(
     assert scored.json["ci95_of"] == evaluated.json["ci95_of"]
 
 
+def test_an_evaluation_is_scored_and_compared_like_a_file(
+    evaluate: Callable[..., Any], vqa: Callable[..., Any], command: Callable[..., Any], folder: Path
+) -> None:
+    one = evaluate("--set", "moments.gap=3").json
+    other = evaluate("--set", "moments.gap=1", "--set", "moments.several=true").json
+    scored = command("score", "-p", one["artifact"]["id"])
+    assert scored.code == 0, scored.json
+    own = scored.json["metrics"]
+    assert own == {name: one["metrics"][name] for name in own}
+    for pair in ((one, other), (one, scored.json)):
+        ids = [side["artifact"]["path"] for side in pair]
+        found = vqa("compare", *ids, "-w", folder / "workspace")
+        assert found.code == 0, found.json
+        assert found.json["measure"] == "R1@0.5"
+        assert found.json["n_common"] == one["n_scored"]
+        assert found.json["a"]["R1@0.5"] == pytest.approx(one["metrics"]["R1@0.5"])
+
+
 def test_a_plan_says_whether_frames_have_to_be_scored(evaluate: Callable[..., Any]) -> None:
     fresh = evaluate("--set", "moments.gap=4", "--frames", 5, "--dry-run")
     assert fresh.json["plan"]["frames_scored"] == 6 * 5

@@ -85,6 +85,36 @@ def test_counts_that_are_not_the_published_ones_are_said_loudly(
     assert outcome.json["coverage"] == {"videos": {"found": 2}, "questions": {"found": 6}}
 
 
+def test_without_a_usable_video_strange_counts_are_still_said(
+    vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "videos").mkdir()
+    path = nextqa(tmp_path / "val.csv", "ab", 3)
+    outcome = vqa(
+        "prepare", "-b", "nextqa", "--split", "val", "-a", path,
+        "--videos", tmp_path / "videos", "-w", tmp_path / "w",
+    )  # fmt: skip
+    assert outcome.code == 4
+    said = outcome.json["error"]["message"]
+    assert "nextqa val: 6 questions where 4,996 are published" in said
+    assert "nextqa val: 2 videos where 570 are published" in said
+
+
+def test_rows_that_cannot_be_read_are_said_with_their_reason(
+    vqa: Callable[..., Any], videos: Path, tmp_path: Path
+) -> None:
+    path = nextqa(tmp_path / "val.csv", "ab", 3)
+    text = path.read_text()
+    path.write_text(text + text.splitlines()[1] + "\n")  # an id for the second time
+    line = ("-b", "nextqa", "--split", "val", "-a", path, "--videos", videos, "-w", tmp_path / "w")
+    outcome = vqa("prepare", *line, "--max-failures", 1)
+    assert outcome.code == 0
+    said = [text for text in outcome.json["warnings"] if "1 of 7 rows cannot be read" in text]
+    assert len(said) == 1
+    assert "row 7: question_id" in said[0]
+    assert outcome.json["counts"] == {"total": 7, "done": 6, "failed": 1}
+
+
 def test_a_dry_run_shows_coverage_and_writes_nothing(
     vqa: Callable[..., Any], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

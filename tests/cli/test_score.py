@@ -309,5 +309,21 @@ def test_the_terminal_shows_two_decimals_the_interval_and_the_rules(
     assert "as published" in capsys.readouterr().out
 
 
+def test_a_reused_score_is_shown_like_a_new_one_headline_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix = tmp_path / "scores.npy"
+    np.save(matrix, np.eye(3))
+    line = ["score", "-b", "didemo", "-p", str(matrix), "-w", str(tmp_path / "workspace")]
+    shown = []
+    for _ in range(2):
+        assert run_command(line) == 0
+        shown.append(capsys.readouterr().out.partition("didemo test, ")[2])
+    assert shown[0] == shown[1]
+    assert "3 scored, 0 failed\n" in shown[0]
+    first = [row.split()[0] for row in shown[0].splitlines() if "@" in row or "R " in row]
+    assert first[:5] == ["R@1", "R@5", "R@10", "MedR", "MeanR"]
+
+
 def test_the_tie_rules_of_the_option_are_those_of_the_scorer() -> None:
     assert get_args(TieRule) == TIES

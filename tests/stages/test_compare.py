@@ -305,3 +305,23 @@ def test_flips_are_written_in_three_forms(
     assert list(flips[0]) == list(FLIP_COLUMNS)
     with pytest.raises(UsageError, match=r"flips\.txt"):
         write_flips(tmp_path / "flips.txt", flips)
+
+
+def test_ranks_counted_several_times_are_no_shares_to_compare(
+    workspace: Workspace, scored: Callable[..., str]
+) -> None:
+    rules = {"ties": "every", "measure": None, "benchmark": "msrvtt-retrieval", "split": "test"}
+    rows = [scored_row(number, True, value=None, correct=None) for number in range(4)]
+    a, b = scored("a", rows, **rules), scored("b", rows, **rules)
+    with pytest.raises(UsageError, match="every position of a tie"):
+        compare(workspace, a, b)
+
+
+def test_hidden_answers_are_not_taken_for_another_measure(
+    workspace: Workspace, scored: Callable[..., str]
+) -> None:
+    hidden = {"value": None, "correct": None, "status": "unlabelled"}
+    a = scored("a", answers("++--"), measure="R1@0.5")
+    b = scored("b", [scored_row(number, True, **hidden) for number in range(4)], measure=None)
+    with pytest.raises(DataError, match="no question is scored in both"):
+        compare(workspace, a, b)

@@ -276,8 +276,8 @@ def test_strict_stops_at_the_first_question_that_cannot_be_labelled(
 
 
 def test_questions_that_were_not_labelled_are_not_learnt_from(custom: Callable[..., Any]) -> None:
-    assert custom("pseudo-label", "--name", "mine", *MANY).code == 0
-    outcome = custom("refine-localizer", "--labels", "mine", "--dry-run")
+    labels = custom("pseudo-label", *MANY).json["artifact"]["id"]
+    outcome = custom("refine-localizer", "--labels", labels, "--dry-run")
     assert outcome.json["plan"]["questions"] == 2
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.benchmarks.layouts.keys import KeyRow
 from stages.benchmarks.manifest import BenchmarkManifest, Scorer
-from stages.benchmarks.prediction_files.given import PredictionFile
+from stages.benchmarks.prediction_files.given import Given, PredictionFile
 from stages.benchmarks.questions import Question
 from stages.benchmarks.readers import normal_code
 from stages.benchmarks.scorers.rows import has_truth, truth_of, video_of
@@ -69,7 +69,7 @@ def asked_from_file(file: PredictionFile, manifest: BenchmarkManifest) -> list[A
             video=item.video,
             type=item.type,
             categories=_category_names(item.categories, manifest),
-            answer=truth_as(item.truth, manifest, file.text_cells),
+            answer=_own_answer(item, manifest, file.text_cells),
             num_options=manifest.num_options or _num_scores(item.value),
             known=item.truth is not None,
         )
@@ -82,6 +82,18 @@ def _category_names(codes: tuple[str, ...], manifest: BenchmarkManifest) -> tupl
     names = manifest.category_names
     plain = [normal_code(code) for code in codes]
     return tuple(dict.fromkeys(names.get(code, code) for code in plain))
+
+
+def _own_answer(item: Given, manifest: BenchmarkManifest, text_cells: bool) -> int | str | None:
+    """The file's own answer; an index into an open-ended vocabulary stands for its word.
+
+    So it goes through the same door as with annotations: an index is no option, and the class of
+    unknown answers, where the file tells which it is, is never right.
+    """
+    answer = truth_as(item.truth, manifest, text_cells)
+    if manifest.task == "open-ended" and isinstance(answer, int):
+        return str(answer)
+    return answer
 
 
 def truth_as(truth: Any, manifest: BenchmarkManifest, text_cells: bool) -> int | str | None:

@@ -52,6 +52,7 @@ FORMS = (
         "egotaskqa", "question_id", "prediction", ("answer",), frozenset({"reasoning_type"})
     ),
     RecordForm("sevila", "qid", "prediction", ("target",), frozenset({"target"})),
+    RecordForm("moments", "question_id", "windows"),
     RecordForm("predictions", "question_id", "prediction", ("answer",)),
     *(
         RecordForm(f"{name}-predictions", name, "prediction", ("answer",))
@@ -143,6 +144,8 @@ def _is_name(value: Any) -> bool:
 def _value(form: RecordForm, record: Record) -> Any:
     if form.value == "pred_relevant_windows":
         return {"windows": record.get(form.value), "saliency": record.get("pred_saliency_scores")}
+    if form.value == "windows":  # our own artifact, in which no saliency is an empty list
+        return {"windows": record.get(form.value), "saliency": record.get("saliency") or None}
     return record.get(form.value)
 
 

@@ -188,7 +188,8 @@ def _from_parquet(path: Path, manifest: BenchmarkManifest) -> PredictionFile:
     table = read_table(path)
     form = record_form(table.column_names, path.name, as_published=False)
     columns = set(table.column_names)
-    wanted = {form.id, form.value, *form.truth, "status", "reason", "type", "video"} & columns
+    also = {"status", "reason", "type", "video", "saliency"}
+    wanted = {form.id, form.value, *form.truth, *also} & columns
     rows = enumerate(table.select(sorted(wanted)).to_pylist(), 1)
     numbered = [(f"{path.name}: row {row}", record) for row, record in rows]
     return PredictionFile(path, f"{form.name}-table", tuple(record_given(form, numbered, manifest)))
