@@ -38,6 +38,7 @@ from stages.core.runtime import Runtime
 from stages.systems.inputs import EvaluateConfig, EvaluateInputs
 from stages.systems.moment_inputs import MomentsConfig
 from stages.training.inputs import TrainingInputs
+from stages.training.sevila_origin import Origin
 
 SHARD_FILE = re.compile(r"(?P<stem>.+-\d{5})\.(?:h5|parquet|json)")
 
@@ -198,9 +199,7 @@ def _sevila_weights(
         start = inputs.get("start")
         localizer.train_localizer(workspace, given, values, runtime, start=start)
     else:
-        origin = localizer.Origin(
-            inputs.get("pseudo_labels"), inputs.get("start"), inputs.get("answerer")
-        )
+        origin = Origin(inputs.get("pseudo_labels"), inputs.get("start"), inputs.get("answerer"))
         localizer.refine_localizer(workspace, given, values, runtime, origin)
 
 

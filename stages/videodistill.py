@@ -24,14 +24,15 @@ from stages.benchmarks.manifest import load_manifest
 from stages.benchmarks.vocabulary import AnswerVocabulary
 from stages.core.errors import DataError
 from stages.core.runtime import Runtime
-from stages.models.videodistill import Task, load_weights
+from stages.models.videodistill import Task, VideoDistill, load_weights
 from stages.systems.face import System
 from stages.systems.retrieval import TuneRecall
 from stages.systems.tuning import TuneAccuracy
 from stages.systems.videodistill import READ_BY_TASK, VOCABULARY_FILE, videodistill_system
 from stages.training.inputs import TrainingInputs, events_folder, request_plan
-from stages.training.loop import Fit
+from stages.training.loop import STATE_FILE, Fit
 from stages.training.run import reuse_weights, run_training
+from stages.training.sampler_start import start_sampler
 from stages.training.videodistill import (
     StageTask,
     VideoDistillData,
@@ -243,8 +244,23 @@ class _Run:
         network = self.setup.network()
         if self.training.init is not None:
             load_weights(network, read_weights(self.training.init), start=True)
+        data = self._data()
+        # A run that goes on has its weights in the saved state.
+        if not (directory / STATE_FILE).exists():
+            self._start_sampler(network, data)
         network.train_for(NETWORK_TASKS[config.task])
-        return self.setup.fit(network, self._data(), directory, self._tuning())
+        return self.setup.fit(network, data, directory, self._tuning())
+
+    def _start_sampler(self, network: VideoDistill, data: VideoDistillData) -> None:
+        config, setup = self.training.config, self.setup
+        start_sampler(
+            network.train(),
+            setup.folder,
+            data,
+            config.sampler_start,
+            config.training.seed,
+            setup.runtime.progress,
+        )
 
     def _data(self) -> VideoDistillData:
         config, inputs = self.training.config, self.training.inputs
@@ -259,7 +275,7 @@ class _Run:
         if not len(made):
             raise DataError(
                 f"no question of {inputs.train_questions.id} can be learnt from as {config.task}",
-                "vqa train-videodistill --help names the tasks",
+                "say with --task what is to be learnt",
             )
         return made
 

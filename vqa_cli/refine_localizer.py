@@ -91,6 +91,7 @@ def refine_localizer(
     """Refine SeViLA's localizer on what the frozen answerer says of each frame."""
     from stages import localizer as stage
     from stages.training.inputs import count_of, find_inputs
+    from stages.training.sevila_origin import find_origin
 
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     values = settings(
@@ -114,7 +115,7 @@ def refine_localizer(
         split=split,
         layout="blip-2",
     )
-    origin = stage.find_origin(root, inputs, values, labels=labels, init=init, weights=weights)
+    origin = find_origin(root, inputs, values, labels=labels, init=init, weights=weights)
     how = runtime(console, device=device, force=force, name=name)
     if dry_run:
         console.plan("refine-localizer", stage.plan_refinement(root, inputs, values, how, origin))

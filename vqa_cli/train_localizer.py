@@ -67,6 +67,7 @@ def train_localizer(
     """Train SeViLA's localizer to say of each frame whether it lies in a true span."""
     from stages import localizer as stage
     from stages.training.inputs import count_of, find_inputs
+    from stages.training.sevila_origin import find_start
 
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     values = settings(
@@ -87,7 +88,7 @@ def train_localizer(
         split=split,
         layout="blip-2",
     )
-    start = stage.find_start(root, inputs, init)
+    start = find_start(root, inputs, init)
     how = runtime(console, device=device, force=force, name=name)
     if dry_run:
         console.plan("train-localizer", stage.plan_spans(root, inputs, values, how, start))

@@ -37,7 +37,7 @@ from vqa_cli.options import (
 )
 from vqa_cli.settings import settings
 from vqa_cli.sweep import combinations
-from vqa_cli.training_sweep import TrainingSweep
+from vqa_cli.training_sweep import TrainingSweep, swept
 
 TaskOption = Annotated[
     str | None,
@@ -114,8 +114,8 @@ def train_videodistill(
 
     if (evaluate and sweep is None) or (blind is not None and not evaluate):
         raise UsageError("--evaluate goes with --sweep, --blind with --evaluate")
-    if sweep is not None and (dry_run or name is not None):
-        raise UsageError("--sweep goes without --dry-run and --name")
+    if sweep is not None and name is not None:
+        raise UsageError("--sweep goes without --name: its networks need one each")
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     values = settings(
         "train-videodistill",
@@ -147,6 +147,13 @@ def train_videodistill(
     def train(given: dict[str, Any]) -> StageResult:
         return stage.train(root, decided(given), how, tensorboard=tensorboard)
 
+    if sweep is not None and dry_run:
+        planned = [
+            (label, stage.plan(root, decided(given)))
+            for label, given in swept(values, combinations(sweep))
+        ]
+        console.plans("train-videodistill", planned)
+        return 0
     if sweep is not None:
         table = TrainingSweep(console, root, how, benchmark, blind)
         table.run(values, combinations(sweep), train, evaluate=evaluate)

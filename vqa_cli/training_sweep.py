@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from stages.artifacts.result import StageResult
 from stages.artifacts.store import Workspace
@@ -14,11 +14,19 @@ from vqa_cli.answering import answering_stage
 from vqa_cli.console import Console
 from vqa_cli.settings import assign
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 Settings = dict[str, Any]
 FIGURES = ("accuracy", "R@1", "keyframe_recall", "keyframe_precision")
+
+
+def swept(
+    values: Mapping[str, Any], combined: Sequence[Settings]
+) -> Iterator[tuple[str, Settings]]:
+    """Each combination in words, and the settings that it gives over `values`."""
+    for settings in combined:
+        merged = copy.deepcopy(dict(values))
+        for name, value in settings.items():
+            assign(merged, "training.seed" if name == "seed" else name, value)
+        yield ", ".join(f"{name} {value}" for name, value in settings.items()), merged
 
 
 class TrainingSweep:
@@ -52,7 +60,10 @@ class TrainingSweep:
         evaluate: bool,
     ) -> None:
         """Train each combination over `values`; an impossible one is skipped with its reason."""
-        rows = [self._row(values, settings, train, evaluate) for settings in combined]
+        rows = [
+            self._row(label, settings, merged, train, evaluate)
+            for settings, (label, merged) in zip(combined, swept(values, combined), strict=True)
+        ]
         self.console.end_progress()
         if self.console.as_json:
             self.console.json({"command": "train-videodistill", "sweep": rows})
@@ -64,15 +75,13 @@ class TrainingSweep:
 
     def _row(
         self,
-        values: Mapping[str, Any],
+        label: str,
         settings: Settings,
+        merged: Settings,
         train: Callable[[Settings], StageResult],
         evaluate: bool,
     ) -> dict[str, Any]:
-        merged = copy.deepcopy(dict(values))
-        for name, value in settings.items():
-            assign(merged, "training.seed" if name == "seed" else name, value)
-        self.console.note(", ".join(f"{name} {value}" for name, value in settings.items()))
+        self.console.note(label)
         try:
             result = train(merged)
         except (UsageError, ConfigError) as error:

@@ -7,10 +7,14 @@
 Columns: question_id, prediction, answer, correct (null when unlabelled), scores (per option),
 frames (indices within the video), times (seconds), frame_scores (per frame seen), frame_rule (how
 the frames were chosen: `prompter`; `localizer`; `stored`, the K that extraction sampled;
-`midpoint`, the middle ones of the T; `all`, `random`, `oracle`; null when failed), tied (whether
+`midpoint`, the middle ones of the T; `sampler`, VideoDistill's slots in their order, where a frame
+may come twice; `all`, `random`, `oracle`; null when failed), tied (whether
 the choice hung on the rule for equal scores; null where there are none), by_frame (what each kept
 frame alone says, where they vote), status (`ok`, `failed`, `unlabelled`), reason. `prediction` and
 `answer` are indices (int64), or text in open-ended benchmarks.
+
+Retrieval has `videos.json` besides, the names of the videos: `scores` are one per video in that
+order, `prediction` and `answer` names, and `tied` whether another video scores like the right one.
 
 Moment retrieval has these columns besides: windows ([start, end, score] in seconds, best first),
 saliency (a score per 2 s clip), frame_margins (logit of `yes` minus logit of `no` per frame),

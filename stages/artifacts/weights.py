@@ -1,6 +1,7 @@
 """The weights artifact: what a training stage learnt, and nothing of the frozen backbone.
 
 weights.safetensors   trained tensors, names as in `models.reference_names`
+vocabulary.json       VideoDistill's open-ended weights: the answers that its head knows, by place
 metrics.jsonl         loss, learning rate, gradient norm, tune accuracy (a log: holds timings)
 """
 

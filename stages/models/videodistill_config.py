@@ -10,7 +10,6 @@ its default, explained at the field. In short (specs/videodistill.md, section in
 | MLP of the blocks [3] | ratio 4, GELU | `mlp_ratio`, `activation` |
 | temperature [3] | 1.0, constant | `tau`, `tau_end` |
 | noise in training, in evaluation [3] | Gumbel, none | `train_noise`, `eval_noise` |
-| first weights of the projections and gates [2-4] | random | `aligned_start` |
 | order of the slots [3] | as produced | `sort_slots` |
 | start of the space-time layer's skip [4] | the gated tokens | `refine_skip` |
 | norm of v_cls* before the heads [4] | LayerNorm | `final_norm` |
@@ -70,10 +69,6 @@ class VideoDistillConfig(Config):
     """Draw Gumbel noise in training."""
     eval_noise: bool = False
     """Draw Gumbel noise in evaluation too."""
-    aligned_start: bool = False
-    """Start the projections of frames and sentences as CLIP's own into its common space (turned
-    at random to D) and each LA-Gate's w_k as its w_q, so that a gate's first similarities are about
-    CLIP's. False: random weights."""
     sort_slots: bool = False
     """Order the slots by time before refinement."""
     input_norm: bool = True

@@ -26,7 +26,8 @@ class OptimizerConfig(Config):
     """Added to the denominator."""
     new_parts_factor: float = Field(default=1.0, gt=0)
     """The learning rate of what starts from random weights (frame prompter or selector,
-    distillation decoder) is this many times the schedule's; 1 in the reference."""
+    distillation decoder; all of VideoDistill but its text tower) is this many times the schedule's;
+    1 in the reference."""
 
 
 def decays(name: str, ndim: int) -> bool:
@@ -41,9 +42,17 @@ def decays(name: str, ndim: int) -> bool:
     return ndim >= 2 and not any(part in name for part in _UNDECAYED)
 
 
+NEW_PARTS = (
+    *("frame_prompter.", "distill_decoder.", "frame_selector."),
+    *("sampler.", "refinement.", "project_", "answer.", "matched.", "contrastive_", "mlm."),
+)
+"""How the names of what no checkpoint fills begin: VLAP's and SeViLA's parts, then VideoDistill's,
+of which the text tower alone comes from CLIP."""
+
+
 def is_new_part(name: str) -> bool:
     """Whether a parameter belongs to a part that no checkpoint fills."""
-    return name.startswith(("frame_prompter.", "distill_decoder.", "frame_selector."))
+    return name.startswith(NEW_PARTS)
 
 
 def parameter_groups(

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from stages.artifacts.rows import Array
 from stages.benchmarks.batches import QuestionFeatures
 from stages.benchmarks.captions import asked_text, caption_of
 from stages.benchmarks.manifest import BenchmarkManifest
@@ -38,6 +39,7 @@ from stages.models.videodistill import (
 from stages.models.videodistill_config import VideoDistillConfig
 from stages.training.draws import random_view
 from stages.training.loop import Moment, TrainingConfig
+from stages.training.sampler_start import FrameTable, SamplerStartConfig
 
 TrainedTask = Literal["open-ended", "choice", "contrastive", "matching"]
 """Answers from a vocabulary; candidates (texts or videos) by the matching head; retrieval by
@@ -66,6 +68,8 @@ class VideoDistillStageConfig(Config):
     """Open-ended: answers at most, the most frequent ones of the train split."""
     training: TrainingConfig = TrainingConfig()
     """Optimisation."""
+    sampler_start: SamplerStartConfig = SamplerStartConfig()
+    """What the sampler learns from CLIP before the training."""
     eval_batch_size: int = Field(default=16, ge=1)
     """Questions per forward pass when the tune split is scored."""
     tune_texts: int = Field(default=64, ge=0)
@@ -154,6 +158,15 @@ class VideoDistillData:
             self._target(questions, [len(item.sentences) for item in asked]),
         )
 
+    def table(self, indices: Sequence[int]) -> FrameTable:
+        """Frame CLS and sentences of these questions; no patch is read."""
+        asked = [self._asked(self._question(index)) for index in indices]
+        clips, videos = self._clips(asked)
+        rows = [self._rows(indices[number], 0, place) for number, place in clips]
+        cls = self.data.reader.read_cls(np.concatenate(rows)).reshape(len(rows), len(rows[0]), -1)
+        tokens = self.sentences.encode([text for item in asked for text in item.sentences])
+        return FrameTable(torch.from_numpy(cls), tokens, videos)
+
     def _question(self, index: int) -> Question:
         return self.data.questions[self.indices[index]]
 
@@ -181,14 +194,16 @@ class VideoDistillData:
 
     def _features(self, clips: Sequence[tuple[int, int, int]]) -> VideoFeatures:
         """Stored features of (index, view, candidate) clips."""
-        stored = [
-            self.data.clip(self.indices[index], view, place).rows for index, view, place in clips
-        ]
+        stored = [self._rows(*clip) for clip in clips]
         rows, reader = np.concatenate(stored), self.data.reader
         shape = (len(clips), len(stored[0]))
         cls = reader.read_cls(rows).reshape(*shape, -1)
         patches = reader.read(rows).reshape(*shape, reader.tokens, reader.width)
         return VideoFeatures(torch.from_numpy(cls), torch.from_numpy(patches))
+
+    def _rows(self, index: int, view: int, place: int) -> Array:
+        """Row numbers [N] of a candidate clip."""
+        return self.data.clip(self.indices[index], view, place).rows
 
     def _target(self, questions: Sequence[Question], counts: list[int]) -> Target | None:
         if self.task in ("captions", "matching"):

@@ -194,7 +194,7 @@ def test_each_file_is_refused_by_every_benchmark_that_does_not_take_it(
 
 def test_every_layout_has_an_example_somewhere() -> None:
     elsewhere = {"nextqa-csv", "nextqa-text-csv", "star-json", "sevila-json", "open-json"}
-    elsewhere |= {"hqga-csv", "custom-jsonl", "custom-json", "custom-csv"}
+    elsewhere |= {"hqga-csv", "custom-jsonl", "custom-json", "custom-csv", "captions-jsonl"}
     assert set(LAYOUTS) == set(EXAMPLES) | elsewhere
 
 

@@ -19,8 +19,10 @@ from stages import distill
 from stages.artifacts.features import StoredDtype
 from stages.benchmarks.prompts import AnswerMode
 from stages.core.errors import UsageError
+from stages.models.videodistill_config import TABLE_4
 from stages.models.vlap import PrompterName, VlapConfig
 from stages.systems.blind import Blind
+from stages.training.videodistill import TrainedTask
 from stages.training.vlap import VlapStageConfig
 from vqa_cli import options
 from vqa_cli.console import Console
@@ -259,10 +261,12 @@ def test_the_words_that_options_know_are_those_of_the_stages() -> None:
         options.PROMPTERS: PrompterName,
         options.RANK_NORMS: VlapConfig.model_fields["rank_norm"].annotation,
         options.ROLES: VlapStageConfig.model_fields["role"].annotation,
+        options.VIDEODISTILL_TASKS: TrainedTask,
     }
     for words, named in known.items():
         assert set(words) == set(get_args(named))
     assert set(options.INITS) == set(distill.INITS)
+    assert set(options.VIDEODISTILL_VARIANTS) == set(TABLE_4)
 
 
 # --- hints ---------------------------------------------------------------------------------------

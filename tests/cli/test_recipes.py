@@ -18,6 +18,7 @@ from stages.pseudo_labels import PseudoLabelConfig
 from stages.recipes.recipe import load_recipe, recipe_names
 from stages.systems.inputs import EvaluateConfig
 from stages.training.sevila import AnswererConfig, LocalizerConfig
+from stages.training.videodistill import VideoDistillStageConfig
 from stages.training.vlap import VlapStageConfig
 from stages.training.vlap_setup import with_preset
 from stages.video.clips import SamplingConfig
@@ -93,6 +94,17 @@ def labels(values: dict[str, Any]) -> Config:
     return PseudoLabelConfig.build({**given, **made, **values}, "recipe")
 
 
+def videodistill(values: dict[str, Any], role: str) -> Config:
+    task = values.pop("task", "captions" if role == "pretrained" else "choice")
+    frames = values.pop("frames", None) or 100
+    model = {**values.pop("model", {}), "frames": frames, "keep": values.pop("keep", None) or 16}
+    if task == "open-ended":
+        model["answers"] = 10
+    given = {"role": role, "benchmark": "b", "backbone": "b", "backbone_weights": "b"}
+    made = {**given, "task": task, "model": model, **values}
+    return VideoDistillStageConfig.build(made, "recipe")
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], Config]] = {
     "extract-frames": sampling,
     "extract-features": features,
@@ -102,6 +114,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], Config]] = {
     "train-localizer": lambda values: localizer(values, "spans"),
     "refine-localizer": lambda values: localizer(values, "pseudo-labels"),
     "pseudo-label": labels,
+    "train-videodistill": lambda values: videodistill(values, "trained"),
+    "pretrain-videodistill": lambda values: videodistill(values, "pretrained"),
     "eval": evaluation,
 }
 

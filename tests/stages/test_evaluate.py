@@ -260,7 +260,7 @@ def test_options_that_do_not_exist_cannot_be_chosen(evaluate: Callable[..., Any]
     [
         (("--select", "magic"), 2, "magic"),
         (("--select", "uniform", "--keep", 9), 2, "9 of 8"),
-        (("--keep", 4), 2, "keeps 2 frames by itself"),
+        (("--keep", 4), 2, "keeps 2 frames, not 4"),
         (("--system", "none"), 2, "none"),
         (("--split", "nowhere"), 2, "nowhere"),
         (("--weights", "nothing"), 4, "nothing"),

@@ -184,6 +184,38 @@ def test_the_ranking_is_exported_best_first(
         assert sorted(text) == sorted(names)
 
 
+def test_two_rankings_can_be_reported_and_compared(
+    world: Any, contrastive: dict[str, Any], matching: dict[str, Any]
+) -> None:
+    made = [
+        world.answer("msrvtt-retrieval", "--weights", item["artifact"]["id"], *QUICK)
+        for item in (contrastive, matching)
+    ]
+    names = [item["artifact"]["id"] for item in made]
+    compared = world.done("compare", *names)
+    assert compared["difference"] == pytest.approx(
+        made[0]["metrics"]["R@1"] - made[1]["metrics"]["R@1"]
+    )
+    assert world.run("report").code == 0
+
+
+@pytest.mark.parametrize("kind", ["weights", "predictions"])
+def test_what_is_damaged_is_made_again(kind: str, retrieval_world: Any, tmp_path: Path) -> None:
+    world = retrieval_world.copy(tmp_path)
+    found = world.train("msrvtt-retrieval", "--task", "matching")
+    if kind == "predictions":
+        found = world.answer("msrvtt-retrieval", *QUICK)
+    folder = Path(found["artifact"]["path"])
+    named = {"weights": "weights.safetensors", "predictions": "predictions-00001.parquet"}
+    file = folder / named[kind]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    line = ("verify", found["artifact"]["id"], "-w", world.workspace)
+    assert world.vqa("artifacts", *line).code == 6
+    assert world.vqa("artifacts", *line, "--repair").code == 0
+    assert file.read_bytes() == whole
+
+
 def test_other_systems_say_that_they_cannot_rank(world: Any) -> None:
     refused = world.run("eval", "-b", "msrvtt-retrieval", "--system", "vlap")
     assert refused.code in (2, 4)

@@ -20,6 +20,7 @@ SETTINGS = (
     "training.select_best=false",
     "model.dropout=0.1",
     "model.tau_end=0.5",
+    "sampler_start.steps=3",
 )
 
 
