@@ -41,8 +41,7 @@ from vqa_cli.options import (
     runtime,
 )
 from vqa_cli.settings import settings
-from vqa_cli.sweep import columns, combinations
-from vqa_cli.sweep import sweep as sweep_over
+from vqa_cli.sweep import run_sweep
 
 SYSTEMS = ("vlap", "sevila", "blip2-concat", "blip2-voting", "videodistill")
 
@@ -261,17 +260,9 @@ def evaluate(
         return inputs, evaluate_config(inputs, settings, device)
 
     if sweep is not None:
-        combined = combinations(sweep)
-        done = list(
-            sweep_over(values, combined, lambda given: stage.evaluate(root, *chosen(given), how))
+        results = run_sweep(
+            console, sweep, values, lambda given: stage.evaluate(root, *chosen(given), how)
         )
-        if as_json:
-            console.json({"command": "eval", "sweep": [item.as_json() for item in done]})
-        else:
-            names = list(combined[0])
-            console.end_progress()
-            console.table("", columns(names), [item.row(names) for item in done])
-        results = [item.result for item in done if item.result is not None]
         return failures_exit_code(results, max_failures)
     inputs, config = chosen(values)
     if dry_run:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import UsageError
+from vqa_cli.console import Console
 from vqa_cli.settings import assign, parse_value
 
 if TYPE_CHECKING:
@@ -75,17 +76,43 @@ def combinations(text: str) -> list[Settings]:
     ]
 
 
-def sweep(
+def run_sweep(
+    console: Console,
+    text: str,
     values: Mapping[str, Any],
-    combined: Sequence[Settings],
     evaluate: Callable[[Settings], StageResult],
-) -> Iterator[Swept]:
-    """Evaluate every combination over `values`; an impossible one is skipped with its reason."""
-    for settings in combined:
-        merged = copy.deepcopy(dict(values))
-        for name, value in settings.items():
-            assign(merged, name, value)
-        try:
-            yield Swept(settings, evaluate(merged))
-        except UsageError as error:
-            yield Swept(settings, None, error.message)
+) -> list[StageResult]:
+    """Evaluate every combination over `values` and print one table (or its JSON).
+
+    A combination that is impossible is a line with its reason.
+
+    Args:
+        console: Where to print.
+        text: What `--sweep` says.
+        values: Settings of the command.
+        evaluate: Runs one evaluation.
+
+    Returns:
+        What came out of the possible ones.
+    """
+    combined = combinations(text)
+    done = [_one(values, settings, evaluate) for settings in combined]
+    if console.as_json:
+        console.json({"command": "eval", "sweep": [item.as_json() for item in done]})
+    else:
+        names = list(combined[0])
+        console.end_progress()
+        console.table("", columns(names), [item.row(names) for item in done])
+    return [item.result for item in done if item.result is not None]
+
+
+def _one(
+    values: Mapping[str, Any], settings: Settings, evaluate: Callable[[Settings], StageResult]
+) -> Swept:
+    merged = copy.deepcopy(dict(values))
+    for name, value in settings.items():
+        assign(merged, name, value)
+    try:
+        return Swept(settings, evaluate(merged))
+    except UsageError as error:
+        return Swept(settings, None, error.message)

@@ -1,0 +1,49 @@
+"""`vqa eval --sweep`: every combination once, impossible ones with their reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stages.core.errors import UsageError
+from vqa_cli.sweep import combinations
+
+
+def test_every_combination_occurs_and_the_last_group_changes_fastest() -> None:
+    assert combinations("frames=8,16 keep=1,4") == [
+        {"frames": 8, "keep": 1},
+        {"frames": 8, "keep": 4},
+        {"frames": 16, "keep": 1},
+        {"frames": 16, "keep": 4},
+    ]
+    assert combinations("select=uniform,random") == [{"select": "uniform"}, {"select": "random"}]
+
+
+@pytest.mark.parametrize("text", ["", "frames", "frames=", "=3", "keep=1 keep=2"])
+def test_what_is_no_sweep_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        combinations(text)
+    assert "frames=8,16,32 keep=1,4" in caught.value.hint
+
+
+def test_a_sweep_gives_the_figures_of_single_evaluations(
+    sevila_world: Any, tmp_path: Any, vqa: Callable[..., Any]
+) -> None:
+    line = ("eval", "-b", "shapes", "--system", "sevila", "-w", sevila_world.copy(tmp_path))
+    swept = vqa(*line, "--select", "uniform", "--sweep", "frames=2,8 keep=1,4")
+
+    assert swept.code == 0
+    rows = swept.json["sweep"]
+    assert [row["settings"] for row in rows] == combinations("frames=2,8 keep=1,4")
+    assert rows[1]["skipped"] == "cannot keep 4 of 2 frames"
+    alone = vqa(*line, "--select", "uniform", "--frames", 8, "--keep", 4)
+    assert alone.json["reused"] is True
+    assert alone.json["metrics"] == rows[3]["metrics"]
+
+
+def test_a_sweep_has_no_single_name_or_file(vqa: Callable[..., Any]) -> None:
+    line = ("eval", "-b", "shapes", "--sweep", "keep=1,2")
+    assert vqa(*line, "--name", "x").code == 2
+    assert vqa(*line, "--dry-run").code == 2
