@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import asin, atan2, ceil, floor, hypot, inf, sin, sqrt
+from math import asin, atan2, ceil, floor, hypot, inf, isfinite, sin, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,8 @@ NUM_FLIPS = 10_000
 """Random sign flips of the clustered test; its p-value is no smaller than 1 in as many plus one."""
 BLOCK = 2**22
 """Resampled counts held at once (32 MiB)."""
+Z = 1.959963984540054
+"""97.5 % quantile of the normal distribution."""
 CONFIDENCE = 0.95
 POWER = 0.8
 ROUNDING = 1e-9
@@ -136,9 +138,8 @@ def macro_interval(
     ratios = _ratios(observed, _resampled(observed, np.random.default_rng(seed), num_resamples))
     if 2 * len(ratios) < num_resamples:
         return None
-    low, high = _ends(observed, ratios)
     used = array[[label in members for label in labels]]
-    return max(low, float(used.min())), min(high, float(used.max()))
+    return _within(observed, _ends(observed, ratios), float(used.min()), float(used.max()))
 
 
 def difference_interval(
@@ -178,11 +179,9 @@ def difference_interval(
     resampled = _ratios(observed, _resampled(observed, rng, num_resamples))
     if 2 * len(resampled) < num_resamples:
         return None
-    ends = [
-        _ends(observed, resampled),
-        _ends(observed, _ratios(observed, _flipped(observed, rng, num_resamples))),
-    ]
-    return max(-100.0, min(low for low, _ in ends)), min(100.0, max(high for _, high in ends))
+    drawn = _within(observed, _ends(observed, resampled), -100.0, 100.0)
+    flipped = _ends(observed, _ratios(observed, _flipped(observed, rng, num_resamples)))
+    return max(-100.0, min(drawn[0], flipped[0])), min(100.0, max(drawn[1], flipped[1]))
 
 
 def _cluster_totals(
@@ -256,6 +255,28 @@ def _ends(observed: _Observed, ratios: NDArray[np.float64]) -> tuple[float, floa
         observed.centre - max(0.0, float(high)) * observed.error,
         observed.centre - min(0.0, float(low)) * observed.error,
     )
+
+
+def _within(
+    observed: _Observed, ends: tuple[float, float], least: float, most: float
+) -> tuple[float, float]:
+    """Ends inside the range of the values; an infinite one is the score interval's instead.
+
+    Where only a handful of questions differ from all others (three wrong of 600), so many resamples
+    hold none of them that the ratios have no 2.5 % quantile. Wilson's interval (Journal of the
+    American Statistical Association 22, 1927) needs none: its share is the mean's place in the
+    range, its number of trials the one that has the clustered standard error.
+    """
+    low, high = ends
+    if np.isinf(ends).any():
+        share = (observed.centre - least) / (most - least)
+        spread = share * (1 - share)
+        trials = spread / (observed.error / (most - least)) ** 2
+        grown = Z**2 / trials
+        middle, half = share + grown / 2, Z * sqrt(spread / trials + grown / trials / 4)
+        low = low if isfinite(low) else least + (most - least) * (middle - half) / (1 + grown)
+        high = high if isfinite(high) else least + (most - least) * (middle + half) / (1 + grown)
+    return max(low, least), min(high, most)
 
 
 def _ratios(observed: _Observed, blocks: Iterable[_Deviations]) -> NDArray[np.float64]:

@@ -283,3 +283,24 @@ def test_a_macro_difference_of_one_type_is_that_of_its_questions() -> None:
     assert both is not None
     means = [gains[[label == name for label in labels]].mean() for name in "ab"]
     assert both[0] < sum(means) / 2 < both[1]
+
+
+@pytest.mark.parametrize(("wrong", "lowest"), [(1, 99.0), (3, 98.0), (6, 97.5)])
+def test_a_handful_of_wrong_answers_does_not_open_the_interval(wrong: int, lowest: float) -> None:
+    """Where a resample may hold no wrong answer at all, its studentised ratio is infinite."""
+    values = np.full(600, 100.0)
+    values[:: 600 // wrong][:wrong] = 0.0
+    videos = np.repeat(np.arange(200), 3)
+    interval = cluster_interval(values, videos)
+    assert interval is not None
+    assert lowest < interval[0] <= values.mean() <= interval[1] <= 100.0
+    mirrored = cluster_interval(100.0 - values, videos)
+    assert mirrored == pytest.approx((100 - interval[1], 100 - interval[0]))
+
+
+def test_two_flips_between_two_systems_do_not_open_the_interval() -> None:
+    gains = np.zeros(600)
+    gains[[10, 400]] = 100.0
+    interval = difference_interval(gains, np.repeat(np.arange(200), 3))
+    assert interval is not None
+    assert -1.0 < interval[0] <= gains.mean() <= interval[1] < 3.0
