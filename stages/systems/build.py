@@ -17,6 +17,7 @@ from stages.models.backbones.catalog import backbone_fingerprint, backbone_path
 from stages.models.backbones.clip import ClipMatcher
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.frozen_t5 import DtypePolicy
+from stages.models.learnt_selectors import sides_of
 from stages.models.sevila import Sevila, SevilaConfig, load_sides
 from stages.systems.clip_similarity import ClipSimilarity
 from stages.systems.face import Answerer, Selector, System
@@ -166,7 +167,7 @@ def load_sevila(
     model = Sevila(Blip2.load(folder, device, precision), config, with_localizer=with_localizer)
     for item in (answerer, localizer):
         if item is not None:
-            load_sides(model, read_weights(item))
+            load_sides(model, sides_of(read_weights(item)))
     return model.to(device).eval()
 
 

@@ -81,3 +81,18 @@ def test_what_a_selector_needs_is_said(
     learnt = evaluated(world, vqa, backbone, "--select", "topk")
     assert learnt.code == 2
     assert "train-answerer --select topk" in learnt.json["error"]["hint"]
+
+
+@pytest.mark.parametrize("select", ["topk", "atp"])
+def test_a_selector_that_was_trained_with_an_answerer_comes_back_with_it(
+    select: str, sevila_world: Any, vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    world, backbone = sevila_world.copy(tmp_path), sevila_world.backbone
+    line = ("train-answerer", "-b", "shapes", "-w", world, "--backbone", backbone, "--keep", 2)
+    trained = vqa(*line, "--select", select, "--set", "training.epochs=1", "--name", "learnt")
+    assert trained.code == 0, trained.json
+
+    own = evaluated(world, vqa, backbone, "--select", select, "--weights", "learnt")
+    assert set(rows_of(own)["frame_rule"]) == {select}
+    uniform = evaluated(world, vqa, backbone, "--select", "uniform", "--weights", "learnt")
+    assert uniform.code == 0, uniform.json
