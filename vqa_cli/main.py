@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from functools import cache
 from typing import Any
 
 import typer
@@ -18,6 +19,7 @@ from stages.core.errors import MachineError, UsageError, VqaError
 from vqa_cli import (
     artifacts,
     benchmarks,
+    checkpoint,
     compare,
     demo,
     distill,
@@ -68,6 +70,7 @@ app.command("report")(report.report)
 app.command("run")(run.run)
 app.command("status")(status.status)
 app.add_typer(artifacts.app, name="artifacts")
+app.add_typer(checkpoint.app, name="checkpoint")
 
 INTERRUPTED = 130
 INTERNAL = 70
@@ -83,6 +86,12 @@ def main() -> None:
     sys.exit(run_command(sys.argv[1:]))
 
 
+@cache
+def parser() -> Any:
+    """The commands as they are parsed; building them takes longer than most dry runs."""
+    return typer.main.get_command(app)
+
+
 def run_command(arguments: list[str]) -> int:
     """Run one command line; returns its exit code.
 
@@ -91,7 +100,7 @@ def run_command(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     console = Console(as_json="--json" in arguments, debug=debug)
     try:
-        outcome = app(arguments, standalone_mode=False)
+        outcome = parser()(arguments, standalone_mode=False)
         if outcome == INTERRUPTED:  # what the parser makes of Ctrl-C
             return _interrupted(console)
         return outcome if isinstance(outcome, int) else 0

@@ -26,12 +26,13 @@ and SeViLA's, whose Q-Formers read no text (specs/sevila.md 7.2):
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from stages.core.errors import DataError
+
+if TYPE_CHECKING:  # names alone need no torch
+    from torch import Tensor
 
 # (reference prefix, ours, what to do with the rest)
 _PREFIXES = (
@@ -70,6 +71,11 @@ _QFORMER_TEXT = re.compile(
     r"bert\.encoder\.layer\.\d+\.(intermediate|output)\.)"
 )
 _TEACHER_MARK = re.compile(r"^(Qformer|query_tokens|t5_proj)")
+# Heads of LAVIS's first stage (contrast, matching, captions); nothing here has a place for them.
+_STAGE_ONE_HEADS = re.compile(r"^(Qformer\.cls\.|(vision_proj|text_proj|itm_head)\.|temp$)")
+# Of a bare EVA file: what LAVIS leaves out of it, a last norm and a head.
+_EVA_LEFT_OUT = re.compile(r"^(norm|fc_norm|head)\.")
+_SPLIT_BIAS = (".attn.q_bias", ".attn.v_bias")
 
 
 def ours_from_reference_name(name: str) -> str | None:
@@ -78,9 +84,9 @@ def ours_from_reference_name(name: str) -> str | None:
     ViT q and v biases share one of ours and are merged by `ours_from_reference`.
 
     Raises:
-        KeyError: the name belongs to no published VLAP checkpoint.
+        KeyError: the name belongs to no published VLAP or LAVIS checkpoint.
     """
-    if name.endswith(".position_ids"):
+    if name.endswith(".position_ids") or _STAGE_ONE_HEADS.match(name):
         return None
     if name in _EXACT:
         return _EXACT[name]
@@ -152,6 +158,36 @@ def ours_from_reference(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
     T5's embedding stands under up to three names; all are kept (they are one tensor there).
     """
     return _renamed(state, ours_from_reference_name)
+
+
+def is_split_bias(name: str) -> bool:
+    """Whether a reference tensor is the q or v half of one of ours."""
+    return name.endswith(_SPLIT_BIAS)
+
+
+def merged_bias_name(name: str) -> str:
+    """Our name of the bias that a reference's `q_bias` or `v_bias` becomes a part of."""
+    stem = name.removesuffix("q_bias").removesuffix("v_bias")
+    target = ours_from_reference_name(stem + "qkv.weight")
+    assert target is not None
+    return target.removesuffix("weight") + "bias"
+
+
+def merged_bias(q_bias: Tensor, v_bias: Tensor) -> Tensor:
+    """[q, 0, v]: the published towers have no key bias."""
+    import torch
+
+    return torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
+
+
+def is_eva_file(names: Iterable[str]) -> bool:
+    """Whether the names are those of a bare vision tower, without `visual_encoder.` before them."""
+    return {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= set(names)
+
+
+def lavis_from_eva_name(name: str) -> str | None:
+    """LAVIS's name of a tensor of a bare EVA file; None for the last norm and the head."""
+    return None if _EVA_LEFT_OUT.match(name) else f"visual_encoder.{name}"
 
 
 def reference_from_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -246,7 +282,7 @@ def _renamed(
     ours: dict[str, Tensor] = {}
     unknown: list[str] = []
     for name, tensor in state.items():
-        if name.endswith((".attn.q_bias", ".attn.v_bias")):
+        if is_split_bias(name):
             continue
         try:
             target = rename(name)
@@ -260,13 +296,8 @@ def _renamed(
 
 def _merged_vit_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """q and v biases with a zero key bias between them, as the tower stores it."""
-    merged: dict[str, Tensor] = {}
-    for name, q_bias in state.items():
-        if name.endswith(".attn.q_bias"):
-            stem = name.removesuffix("q_bias")
-            target = ours_from_reference_name(stem + "qkv.weight")
-            assert target is not None
-            v_bias = state[stem + "v_bias"]
-            bias = torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
-            merged[target.removesuffix("weight") + "bias"] = bias
-    return merged
+    return {
+        merged_bias_name(name): merged_bias(q_bias, state[name.removesuffix("q_bias") + "v_bias"])
+        for name, q_bias in state.items()
+        if name.endswith(".attn.q_bias")
+    }

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stages.core.errors import DataError, MissingInput
-from stages.models.backbones.folder import BackboneFolder, read_safetensors_header
+from stages.core.safetensors_header import read_header
+from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.instructblip import InstructBlip
 
 
@@ -169,7 +170,7 @@ def test_shard_names_cannot_leave_the_folder(make_folder: Callable[..., Path], n
 def test_damaged_headers_are_data_errors(tmp_path: Path, header: object) -> None:
     file = raw_safetensors(tmp_path / "model.safetensors", header, b"12345678")
     with pytest.raises(DataError):
-        read_safetensors_header(file)
+        read_header(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"123", struct.pack("<Q", 1 << 60) + b"{}"])
@@ -177,4 +178,4 @@ def test_truncated_files_are_data_errors(tmp_path: Path, content: bytes) -> None
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
     with pytest.raises(DataError):
-        read_safetensors_header(file)
+        read_header(file)

@@ -1,11 +1,20 @@
-"""Golden data: where it is, how it is read, and the references' weights in our modules."""
+"""Golden data: where it is, how it is read, and the references' weights in our modules.
+
+Weights reach our modules in two ways, and tests of numbers run with both: placed by hand, tensor by
+tensor, and imported as a user would (`golden_import`): a base folder, a file in reference names,
+`vqa checkpoint import`, and then the loading of `vqa eval` or of the training stage.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import os
+import re
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +31,8 @@ from stages.models.backbones.blip2 import Blip2
 from stages.models.backbones.instructblip import InstructBlip
 from stages.models.backbones.text import AnswerTokens, BackboneText, PromptIds, TextBatch
 from stages.models.backbones.vision import VisionTower, vision_config, vision_spec
+from stages.models.frame_prompter import FramePrompter
+from stages.models.qformer_distiller import DistillDecoder
 from stages.models.reference_names import (
     ours_from_reference,
     ours_from_reference_name,
@@ -34,8 +45,56 @@ from stages.models.vlap import VlapConfig, VlapStudent, VlapTeacher
 HERE = Path(__file__).resolve()
 CHECKOUT = HERE.parents[2]
 VALUE_TOLERANCE = 1e-5
+TABLE_VARIABLE = "VQA_PARITY_TABLE"
+"""Names a file that the differences of a run are written to as JSON; see tools/parity_table.py."""
+BY_HAND, IMPORTED = "by hand", "imported"
 VLAP = ("vlap", "weights_student.json")
 SEVILA = ("sevila", "config.json")
+
+
+DIFFERENCES: dict[tuple[str, str, str], float] = {}
+"""Largest absolute difference by system, case and way of the weights."""
+_READ_CASE = {"vlap": ""}
+"""The case whose tensors a test of VLAP read last."""
+_NUMBERS = {
+    "vlap_golden": (
+        "test_vlap_distiller", "test_vlap_frame_prompter", "test_vlap_inference",
+        "test_vlap_qformer", "test_vlap_reference_names", "test_vlap_student", "test_vlap_teacher",
+    ),
+    "sevila_golden": (
+        "test_sevila_inference", "test_sevila_reference_names", "test_sevila_training",
+        "test_sevila_vision",
+    ),
+}  # fmt: skip
+"""Modules whose numbers depend on weights; their tests run with both ways."""
+
+
+def _beside(name: str) -> Any:
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, HERE.parent / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+golden_import = _beside("golden_import")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of numbers run with weights placed by hand and imported."""
+    for fixture, modules in _NUMBERS.items():
+        module = metafunc.module.__name__.rpartition(".")[2]
+        if fixture in metafunc.fixturenames and module in modules:
+            metafunc.parametrize(fixture, (BY_HAND, IMPORTED), indirect=True, scope="session")
+
+
+def note_difference(system: str, case: str, way: str, difference: float) -> None:
+    """Keep it for the table if it is the largest."""
+    key = (system, case, way)
+    DIFFERENCES[key] = max(DIFFERENCES.get(key, 0.0), difference)
 
 
 def golden_folder(system: str, marker: str) -> Path | None:
@@ -62,6 +121,13 @@ class GoldenFolder:
     folder: Path
     complete: bool = False
     """Whether an absent case is a failure; the copy in this repository holds only some."""
+    imports: Any = None
+    """Imports the recorded weights (`golden_import`); None: they are placed by hand."""
+
+    @property
+    def way(self) -> str:
+        """How weights reach our modules."""
+        return IMPORTED if self.imports else BY_HAND
 
     def _file(self, name: str) -> Path:
         file = self.folder / name
@@ -89,28 +155,56 @@ class Golden(GoldenFolder):
     def config(self) -> dict[str, Any]:
         return self.json("weights_student")["config"]
 
-    def backbone(self) -> InstructBlip:
-        """Our InstructBLIP in the sizes of this set, with random weights."""
+    def tensors(self, case: str) -> dict[str, Tensor]:
+        if found := re.match(r"case(\d+)", case):
+            _READ_CASE["vlap"] = f"case {found[1]}"
+        return super().tensors(case)
+
+    @cached_property
+    def composite(self) -> dict[str, Any]:
+        """The set's sizes as a composite `config.json`."""
         sizes = self.config
         qformer = dict(sizes["qformer"])
         qformer["vocab_size"] = qformer.pop("vocab_size_with_added_DEC_token")
         qformer.pop("encoder_width")
-        t5 = sizes["t5"]
-        composite = {
-            "vision_config": {"hidden_size": sizes["vit_width"]},
+        side = math.isqrt(sizes["vit_tokens"] - 1)  # patches of one pixel: there is no tower
+        return {
+            "model_type": "instructblip",
+            "vision_config": {
+                "hidden_size": sizes["vit_width"],
+                "image_size": side,
+                "patch_size": 1,
+            },
             "qformer_config": qformer,
-            "text_config": t5 | {"decoder_start_token_id": t5["decoder_start_token_id"]},
+            "text_config": sizes["t5"],
             "num_query_tokens": sizes["num_query_tokens"],
         }
+
+    @cached_property
+    def tokenizers(self) -> dict[str, PreTrainedTokenizerFast]:
+        """Stand-ins by folder: the set has token ids, of which these know the answers'."""
+        sizes = self.config
+        words = {"<pad>": sizes["t5"]["pad_token_id"], "</s>": sizes["t5"]["eos_token_id"]}
+        words |= {"Option": sizes["option_token_id"]}
+        words |= dict(zip("ABCDE", sizes["letter_ids"], strict=True))
+        free = (i for i in range(sizes["t5"]["vocab_size"]) if i not in words.values())
+        t5 = words | dict(zip(("yes", "no", "▁"), free, strict=False))
+        return {".": toy_tokenizer(t5), "qformer_tokenizer": toy_tokenizer({"<pad>": 0, "</s>": 1})}
+
+    def backbone(self) -> InstructBlip:
+        """Our InstructBLIP in the sizes of this set; random but for what an import reads of it."""
+        if self.imports:
+            return self.imports.backbone()
+        sizes = self.config
         tokens = AnswerTokens(
             option=sizes["option_token_id"],
             letters=tuple(sizes["letter_ids"]),
             yes=-1,
             no=-1,
-            eos=t5["eos_token_id"],
-            pad=t5["pad_token_id"],
+            eos=sizes["t5"]["eos_token_id"],
+            pad=sizes["t5"]["pad_token_id"],
         )
-        return InstructBlip.from_config(composite, answer_tokens=tokens)
+        return InstructBlip.from_config(self.composite, answer_tokens=tokens)
 
     def vlap_config(self, **changes: Any) -> VlapConfig:
         sizes = self.config
@@ -121,14 +215,42 @@ class Golden(GoldenFolder):
         student = VlapStudent(
             self.backbone(), self.vlap_config(**changes), tokens=self.config["vit_tokens"]
         )
-        load_reference(student, self.tensors("weights_student"))
+        if self.imports:
+            self.imports.fill_student(student)
+        else:
+            load_reference(student, self.tensors("weights_student"))
         return student.train()
+
+    def prompter(self, data: dict[str, Tensor], frames: int, keep: int) -> FramePrompter:
+        """A frame prompter with the weights of a case's own, `fs.*`."""
+        own = {name: value for name, value in data.items() if name.startswith("fs.")}
+        prompter = FramePrompter(frames, keep, self.config["vit_tokens"])
+        load_part(prompter, own, "frame_prompter.", self._part_of(own, frames, keep))
+        return prompter
+
+    def decoder(self, own: dict[str, Tensor], frames: int, keep: int, queries: int) -> Any:
+        """A distillation decoder with the weights of a case's own, `dist_fc_bn.*`."""
+        decoder = DistillDecoder(queries * keep, queries * frames)
+        part = self._part_of(own, frames, keep, queries)
+        load_part(decoder, own, "distill_decoder.", part)
+        return decoder
+
+    def _part_of(
+        self, own: dict[str, Tensor], frames: int, keep: int, queries: int | None = None
+    ) -> dict[str, Tensor]:
+        """Those weights under our names, by hand or out of an imported whole student."""
+        if self.imports:
+            return self.imports.student_with(own, frames, keep, queries)
+        return ours_from_reference(own)[0]
 
     def teacher(self) -> VlapTeacher:
         """The teacher on all frames with the recorded weights."""
         frames = self.config["frames_T"]
         teacher = VlapTeacher(self.backbone(), VlapConfig(frames=frames, keep=frames))
-        load_reference(teacher, self.tensors("weights_teacher"))
+        if self.imports:
+            self.imports.fill_teacher(teacher)
+        else:
+            load_reference(teacher, self.tensors("weights_teacher"))
         return teacher.train()
 
     @staticmethod
@@ -141,15 +263,15 @@ class Golden(GoldenFolder):
             case[f"t5_text_mask_{phase}"],
         )
 
-    @staticmethod
-    def close(ours: Tensor, golden: Tensor, what: str) -> None:
+    def close(self, ours: Tensor, golden: Tensor, what: str) -> None:
         """At most 1e-5 apart anywhere."""
         assert ours.shape == golden.shape, what
         difference = (ours.detach().double() - golden.double()).abs().max().item()
+        note_difference("VLAP", _READ_CASE["vlap"], self.way, difference)
         assert difference <= VALUE_TOLERANCE, f"{what}: {difference:.2e}"
 
-    @staticmethod
     def gradient_close(
+        self,
         ours: Tensor | None,
         golden: Tensor,
         what: str,
@@ -161,6 +283,7 @@ class Golden(GoldenFolder):
         assert ours is not None, f"{what}: no gradient"
         limit = absolute + share * golden.abs().max().item()
         difference = (ours.double() - golden.double()).abs().max().item()
+        note_difference("VLAP", f"{_READ_CASE['vlap']} gradients", self.way, difference)
         assert difference <= limit, f"{what}: {difference:.2e} > {limit:.2e}"
 
     def gradients_close(self, model: nn.Module, golden: dict[str, Tensor], prefix: str) -> int:
@@ -189,13 +312,28 @@ def load_reference(model: nn.Module, state: dict[str, Tensor]) -> None:
     assert missing == []
 
 
+def load_part(
+    module: nn.Module, own: dict[str, Tensor], prefix: str, state: dict[str, Tensor]
+) -> None:
+    """What a whole state has below `prefix` into `module`; it is as many tensors as `own`."""
+    part = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    assert len(part) == len(own) > 0
+    module.load_state_dict(part, strict=True)
+
+
 @pytest.fixture(scope="session")
-def vlap_golden() -> Golden:
+def vlap_golden(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Golden:
     folder = golden_folder(*VLAP)
     if folder is None:
         pytest.skip("no golden data of VLAP: set VQA_GOLDEN_VLAP")
     torch.set_num_threads(1)
-    return Golden(folder, complete="VQA_GOLDEN_VLAP" in os.environ)
+    golden = Golden(folder, complete="VQA_GOLDEN_VLAP" in os.environ)
+    if getattr(request, "param", BY_HAND) == BY_HAND:
+        return golden
+    if math.isqrt(golden.config["vit_tokens"] - 1) ** 2 != golden.config["vit_tokens"] - 1:
+        pytest.skip("no tower of square images gives this number of tokens, so no base has them")
+    imports = golden_import.VlapImports(golden, tmp_path_factory.mktemp("imported-vlap"))
+    return replace(golden, imports=imports)
 
 
 @pytest.fixture
@@ -205,9 +343,6 @@ def find_golden() -> Callable[[str, str], Path | None]:
 
 
 # --- SeViLA --------------------------------------------------------------------------------------
-
-DIFFERENCES: dict[str, float] = {}
-"""Largest absolute difference of every SeViLA case, for the table after the run."""
 
 
 class SevilaGolden(GoldenFolder):
@@ -286,6 +421,10 @@ class SevilaGolden(GoldenFolder):
 
     def sevila(self, **changes: Any) -> Sevila:
         """Both sides and T5 with the recorded weights, in eval mode."""
+        if self.imports:
+            model: Sevila = self.imports.sevila(changes)
+            model.backbone._answer_tokens = self.answer_tokens  # sets differ in their letters
+            return model
         backbone = Blip2.from_config(
             self.composite, text=self.text, answer_tokens=self.answer_tokens
         )
@@ -301,6 +440,8 @@ class SevilaGolden(GoldenFolder):
 
     def tower(self) -> VisionTower:
         """The vision tower with the recorded weights."""
+        if self.imports:
+            return self.imports.tower()
         config = vision_config(self.composite, "golden")
         model = Blip2VisionModel(config)
         start = "vision_model."
@@ -319,15 +460,19 @@ class SevilaGolden(GoldenFolder):
         """The recorded ids of a case; `kind` is qa or loc."""
         return PromptIds(case[f"{kind}_input_ids"], case[f"{kind}_attention_mask"])
 
-    @staticmethod
     def close(
-        case: str, ours: Tensor | None, golden: Tensor, what: str, limit: float = VALUE_TOLERANCE
+        self,
+        case: str,
+        ours: Tensor | None,
+        golden: Tensor,
+        what: str,
+        limit: float = VALUE_TOLERANCE,
     ) -> None:
         """At most 1e-5 apart anywhere; the largest difference is kept for the table."""
         assert ours is not None, f"{what}: nothing to compare"
         assert ours.shape == golden.shape, what
         difference = (ours.detach().double() - golden.double()).abs().max().item()
-        DIFFERENCES[case] = max(DIFFERENCES.get(case, 0.0), difference)
+        note_difference("SeViLA", case, self.way, difference)
         assert difference <= limit, f"{what}: {difference:.2e}"
 
     def gradients_close(self, model: Sevila, data: dict[str, Tensor], case: str) -> set[str]:
@@ -361,17 +506,28 @@ def toy_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def sevila_golden() -> SevilaGolden:
+def sevila_golden(request: pytest.FixtureRequest, tmp_path_factory: Any) -> SevilaGolden:
     folder = golden_folder(*SEVILA)
     if folder is None:
         pytest.skip("no golden data of SeViLA: set VQA_GOLDEN_SEVILA")
     torch.set_num_threads(1)
-    return SevilaGolden(folder, complete="VQA_GOLDEN_SEVILA" in os.environ)
+    golden = SevilaGolden(folder, complete="VQA_GOLDEN_SEVILA" in os.environ)
+    if getattr(request, "param", BY_HAND) == BY_HAND:
+        return golden
+    imports = golden_import.SevilaImports(golden, tmp_path_factory.mktemp("imported-sevila"))
+    return replace(golden, imports=imports)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table of differences, if SeViLA's cases ran."""
-    if DIFFERENCES:
-        terminalreporter.section("SeViLA: largest absolute difference by case")
-        for case, difference in sorted(DIFFERENCES.items()):
-            terminalreporter.write_line(f"{case:<28} {difference:.1e}")
+    """The table of differences, if cases ran; also into a file, if one is named."""
+    if not DIFFERENCES:
+        return
+    terminalreporter.section("largest absolute difference by case")
+    for (system, case, way), difference in sorted(DIFFERENCES.items()):
+        terminalreporter.write_line(f"{system:<8}{case:<24}{way:<10}{difference:.1e}")
+    if file := os.environ.get(TABLE_VARIABLE):
+        rows = [
+            {"system": system, "case": case, "way": way, "difference": difference}
+            for (system, case, way), difference in sorted(DIFFERENCES.items())
+        ]
+        Path(file).write_text(json.dumps(rows), encoding="utf-8")

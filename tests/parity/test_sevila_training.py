@@ -259,6 +259,10 @@ def test_our_training_loop_repeats_the_references(sevila_golden: Any, tmp_path: 
     check_parameters(sevila_golden, data, first_step, recorder.epochs[note["epochs_run"] - 1])
     for name in ours_of(note["trainable_but_unchanged"]):
         assert torch.equal(recorder.epochs[-1][name], before[name]), name
+    # What `accelerate` would write are pickles (specs/vlap.md 7.3, trap 10).
+    written = {file.suffix for file in tmp_path.rglob("*") if file.is_file()}
+    assert ".safetensors" in written
+    assert written <= {".safetensors", ".json", ".jsonl"}
 
 
 def chain_samples(golden: Any) -> list[Any]:

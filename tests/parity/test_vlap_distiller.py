@@ -15,15 +15,10 @@ def test_distillation_decoder_equals_the_reference(vlap_golden: Any) -> None:
     for variant in note["variants"]:
         prefix = variant["prefix"]
         value = {k.removeprefix(f"{prefix}."): v for k, v in data.items() if k.startswith(prefix)}
-        decoder = DistillDecoder(variant["in_tokens"], variant["out_tokens"])
+        own = {name: tensor for name, tensor in value.items() if name.startswith("dist_fc_bn.")}
+        sizes = (variant["T"], variant["K"], variant["queries"])
+        decoder = vlap_golden.decoder(own, *sizes)
         names = {"0": "fc", "1": "norm"}
-        decoder.load_state_dict(
-            {
-                f"{ours}.{kind}": value[f"dist_fc_bn.{theirs}.{kind}"]
-                for theirs, ours in names.items()
-                for kind in ("weight", "bias")
-            }
-        )
         tokens = value["input"].clone().requires_grad_()
         output = decoder(tokens)
         vlap_golden.close(output, value["output"], f"{prefix}.output")

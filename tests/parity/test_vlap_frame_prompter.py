@@ -9,19 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.models.frame_prompter import FramePrompter
-from stages.models.reference_names import ours_from_reference_name
 from stages.models.selectors import FrameSelection
-
-
-def load_prompter(data: dict[str, Tensor], frames: int, keep: int, tokens: int) -> FramePrompter:
-    prompter = FramePrompter(frames, keep, tokens)
-    state = {
-        str(ours_from_reference_name(name)).removeprefix("frame_prompter."): value
-        for name, value in data.items()
-        if name.startswith("fs.")
-    }
-    prompter.load_state_dict(state, strict=True)
-    return prompter
 
 
 def losses(
@@ -46,7 +34,7 @@ def test_frame_prompter_equals_the_reference(vlap_golden: Any, training: bool) -
 def compare_prompter(golden: Any, name: str, noise: str, tau_name: str, *, training: bool) -> None:
     data, note = golden.tensors(name), golden.json(name)
     frames, keep, tau = note["T"], note["K"], float(tau_name.removeprefix("tau"))
-    prompter = load_prompter(data, frames, keep, data["x"].shape[2]).train(training)
+    prompter = golden.prompter(data, frames, keep).train(training)
     x = data["x"].clone().requires_grad_()
     selection = prompter(x, noise=data[f"noise.{noise}"], tau=tau)
 
@@ -96,7 +84,7 @@ def test_gathered_frames_equal_what_the_reference_gave_its_qformer(
     for name in vlap_golden.cases("case02_gather_"):
         data, note = vlap_golden.tensors(name), vlap_golden.json(name)
         x = ln_vision(data["vit_tokens"])
-        prompter = load_prompter(data, note["T"], note["K"], x.shape[2])
+        prompter = vlap_golden.prompter(data, note["T"], note["K"])
         selection = prompter(x, noise=data[f"noise.{noise}"], tau=0.01)
         assert torch.equal(selection.indices, data[f"selected_index.{noise}"])
         vlap_golden.close(selection.gather(x), data[f"gathered.{noise}"], name)

@@ -34,6 +34,7 @@ from stages.models.backbones.frozen_t5 import (
     DtypePolicy,
     Encoded,
     FrozenT5,
+    assert_dtype,
     assert_flan_t5_layout,
     assert_head_untied,
     language_config,
@@ -165,12 +166,13 @@ class Blip2(FrozenT5):
         text = BackboneText.load(folder)
         with torch.device("meta"):
             model = cls(folder.config, dtype_policy=dtype_policy, attention=attention, text=text)
-        language = model.language_model.config
-        assert_flan_t5_layout(language, str(folder.path))
-        if language.vocab_size in FLAN_T5_VOCABULARIES:
+        assert_flan_t5_layout(model.language_model, str(folder.path))
+        if model.language_model.config.vocab_size in FLAN_T5_VOCABULARIES:
             assert_flan_t5_prompts(text.t5)
         model._read_weights(folder, device)
         assert_head_untied(model.language_model)
+        assert_dtype(model.answerer, torch.float32, "the Q-Former's side")
+        assert_dtype(model.language_model, model._language_dtype, "the language model")
         return model.freeze()
 
     def _read_weights(self, folder: BackboneFolder, device: torch.device | str) -> None:

@@ -38,6 +38,8 @@ from stages.models.backbones.vision import (
     EncodedFrames,
     Precision,
     VisionSpec,
+    assert_residual_exact,
+    assert_weights_live,
     autocast_in,
     frame_statistics,
     normalise_frames,
@@ -60,7 +62,9 @@ class ClipTower(nn.Module):
         self.model: Any = model
         self.spec = spec
         self.precision = precision
+        assert_weights_live(model)
         round_weights(model, precision)
+        assert_residual_exact(model)
         self.requires_grad_(False)
         self.eval()
 

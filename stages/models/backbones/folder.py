@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stages.core.errors import DataError, MissingInput, read_text_or_explain
+from stages.core.safetensors_header import read_header
 
-MAX_HEADER_BYTES = 100_000_000
 SAMPLED_BYTES = 1 << 16
-_ITEM_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
-    "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
 TOWER_FAMILY = ("instructblip", "blip-2")
 TOWER_DEFAULTS: dict[str, Any] = {
     "image_size": 224,
@@ -93,7 +87,10 @@ class BackboneFolder:
         if self._entries is None:
             entries: dict[str, TensorEntry] = {}
             for file in self._weight_files():
-                entries |= read_safetensors_header(file)
+                for name, found in read_header(file).items():
+                    entries[name] = TensorEntry(
+                        file, found.shape, found.dtype, found.begin, found.end
+                    )
             self._entries = entries
         return self._entries
 
@@ -152,6 +149,7 @@ class BackboneFolder:
                 wanted = tuple(_get(module, slot[0]).shape)
                 problems.append(f"{stored} has shape {entries[stored].shape}, expected {wanted}")
         problems += self._unexpected(module, prefix, rename or (lambda name: name))
+        problems += self._different_aliases(slots, prefix, rename or (lambda name: name))
         if problems:
             raise DataError(
                 f"{self.path}: weights under {prefix!r} do not fit: " + summarise(problems),
@@ -206,6 +204,20 @@ class BackboneFolder:
                 chosen[names[0]] = stored[0]
         return chosen
 
+    def _different_aliases(
+        self, slots: list[list[str]], prefix: str, rename: Callable[[str], str]
+    ) -> list[str]:
+        """Stored tensors that the module has as one (T5's embeddings), but that are not alike.
+
+        Whichever was read last would win in silence (specs/vlap.md 7.3, trap 1).
+        """
+        entries, problems = self.keys_and_shapes(), []
+        for names in slots:
+            stored = [prefix + rename(name) for name in names if prefix + rename(name) in entries]
+            if len(stored) > 1 and len({_sampled_bytes(entries[name]) for name in stored}) > 1:
+                problems.append(f"{' and '.join(stored)} must be one tensor, but differ")
+        return problems
+
     def _unexpected(
         self, module: nn.Module, prefix: str, rename: Callable[[str], str]
     ) -> list[str]:
@@ -244,27 +256,6 @@ class BackboneFolder:
         return [self.path / name for name in sorted(names)]
 
 
-def read_safetensors_header(file: Path) -> dict[str, TensorEntry]:
-    """The tensors that `file` declares, with sizes checked against the file before any use."""
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        prefix = opened.read(8)
-        if len(prefix) < 8:
-            raise DataError(f"{file} is too short to be a safetensors file ({size} bytes)")
-        (length,) = struct.unpack("<Q", prefix)
-        if length > MAX_HEADER_BYTES or 8 + length > size:
-            raise DataError(f"{file} declares a header of {length} bytes, the file has {size}")
-        raw = opened.read(length)
-    try:
-        header = json.loads(raw)
-        items = [(name, value) for name, value in header.items() if name != "__metadata__"]
-        return {name: _entry(file, name, value, 8 + length, size) for name, value in items}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{file}: the safetensors header is damaged ({error})") from None
-
-
 def canonical_config(config: Mapping[str, Any]) -> str:
     """The config as sorted JSON without keys that say nothing about the network."""
 
@@ -280,18 +271,6 @@ def summarise(problems: list[str], limit: int = 8) -> str:
     """The first `limit` problems and how many more there are."""
     more = f" and {len(problems) - limit} more" if len(problems) > limit else ""
     return "; ".join(problems[:limit]) + more
-
-
-def _entry(file: Path, name: str, value: dict[str, Any], base: int, size: int) -> TensorEntry:
-    shape = tuple(int(n) for n in value["shape"])
-    begin, end = (int(offset) for offset in value["data_offsets"])
-    item = _ITEM_BYTES.get(value["dtype"])
-    if item is None:
-        raise DataError(f"{file}: tensor {name!r} has the unknown type {value['dtype']!r}")
-    fits = 0 <= begin <= end and base + end <= size
-    if min(shape, default=0) < 0 or not fits or math.prod(shape) * item != end - begin:
-        raise DataError(f"{file}: tensor {name!r} declares shape {shape} beyond its bytes")
-    return TensorEntry(file, shape, value["dtype"], base + begin, base + end)
 
 
 def _sampled_bytes(entry: TensorEntry) -> bytes:

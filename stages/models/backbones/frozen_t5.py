@@ -19,12 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import EncoderDecoderCache, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.t5.modeling_t5 import T5DenseGatedActDense
 
 from stages.core.errors import ConfigError, DataError
+from stages.models.backbones.folder import summarise
 from stages.models.backbones.text import AnswerTokens, BackboneText
 from stages.models.losses import label_log_probabilities, target_cross_entropy
 
 DtypePolicy = Literal["float32", "bfloat16", "float16"]
+_T5 = "is text_config of config.json the one that the weights were published with?"
 
 
 @dataclass(frozen=True)
@@ -245,19 +248,41 @@ def language_config(config: dict[str, Any]) -> Any:
     return language
 
 
-def assert_flan_t5_layout(config: Any, where: str) -> None:
-    """Raise `DataError` unless T5 is gated with exact GELU and unscaled (specs/sevila.md 8 #8)."""
-    found = {
-        "dense_act_fn": config.dense_act_fn,
-        "is_gated_act": bool(config.is_gated_act),
-        "scale_decoder_outputs": bool(config.scale_decoder_outputs),
-    }
+def assert_flan_t5_layout(model: Any, where: str) -> None:
+    """Raise `DataError` unless T5 is gated with exact GELU and unscaled (specs/sevila.md 8 #8).
+
+    The built activations are tried as well: what a layer took from its config is what counts.
+    """
     wanted = {"dense_act_fn": "gelu", "is_gated_act": True, "scale_decoder_outputs": False}
-    if found != wanted:
+    for part in (model, model.encoder, model.decoder):
+        found = {name: getattr(part.config, name, None) for name in wanted}
+        if found != wanted:
+            raise DataError(f"{where}: the language model has {found}, BLIP-2's has {wanted}", _T5)
+    points = torch.linspace(-3, 3, 61)
+    for name, module in model.named_modules():
+        if isinstance(module, T5DenseGatedActDense) and not torch.allclose(
+            module.act(points), F.gelu(points), rtol=0, atol=1e-6
+        ):
+            raise DataError(f"{where}: the activation of {name} is not exact GELU", _T5)
+
+
+def assert_dtype(module: nn.Module, dtype: torch.dtype, what: str) -> None:
+    """Raise `DataError` unless every floating tensor of `module` has `dtype`.
+
+    transformers keeps some tensors in float32 when it loads float16 (T5's `wo`, the Q-Former) and
+    casts all of them for bfloat16 (specs/vlap.md 7.3, specs/sevila.md 7.3); here neither happens.
+    """
+    named = [*module.named_parameters(), *module.named_buffers()]
+    other = [f"{name} {value.dtype}" for name, value in named if _is_other(value, dtype)]
+    if other:
         raise DataError(
-            f"{where}: the language model has {found}, BLIP-2's has {wanted}",
-            "is text_config of config.json the one that the weights were published with?",
+            f"{what} must be {dtype} throughout, but: {summarise(other)}",
+            "load a backbone through vqa; do not cast or replace its parts afterwards",
         )
+
+
+def _is_other(value: Tensor, dtype: torch.dtype) -> bool:
+    return value.is_floating_point() and value.dtype != dtype
 
 
 def untied_t5(config: Any) -> Any:

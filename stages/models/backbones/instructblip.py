@@ -29,15 +29,19 @@ from stages.models.backbones.frozen_t5 import (
     DtypePolicy,
     Encoded,
     FrozenT5,
+    assert_dtype,
+    assert_flan_t5_layout,
     assert_head_untied,
     language_config,
     untied_t5,
 )
 from stages.models.backbones.text import (
+    FLAN_T5_VOCABULARIES,
     NUMBERED_FRAME_PREFIX,
     AnswerTokens,
     BackboneText,
     TextBatch,
+    assert_flan_t5_prompts,
 )
 
 LN_VISION_EPS = 1e-5
@@ -106,7 +110,8 @@ class InstructBlip(FrozenT5):
         """Weights and tokenizers of a folder; its vision tower is not read.
 
         Raises:
-            DataError: a tensor is missing, unexpected or of another shape, or the head is tied.
+            DataError: a tensor is missing, unexpected or of another shape, the head is tied, or
+                the activation is not exact GELU.
         """
         if folder.config.get("model_type") != "instructblip":
             raise DataError(
@@ -116,8 +121,12 @@ class InstructBlip(FrozenT5):
         text = BackboneText.load(folder)
         with torch.device("meta"):
             model = cls(folder.config, dtype_policy=dtype_policy, text=text)
+        assert_flan_t5_layout(model.language_model, str(folder.path))
         model._read_weights(folder, device)
         assert_head_untied(model.language_model)
+        for module in (model.ln_vision, model.qformer, model.language_projection):
+            assert_dtype(module, torch.float32, "the Q-Former's side")
+        assert_dtype(model.language_model, model._language_dtype, "the language model")
         return model.freeze()
 
     def _read_weights(self, folder: BackboneFolder, device: torch.device | str) -> None:
@@ -241,6 +250,8 @@ class InstructBlip(FrozenT5):
     # --- private -----------------------------------------------------------------------------
 
     def _with_prefixes(self, visual: Tensor) -> Tensor:
+        if self.language_model.config.vocab_size in FLAN_T5_VOCABULARIES:
+            assert_flan_t5_prompts(self.text.t5)  # VLAP's own prompts do not end in a space
         B, tokens, D = visual.shape
         frames = visual.reshape(B, tokens // self.num_queries, self.num_queries, D)
         parts: list[Tensor] = []

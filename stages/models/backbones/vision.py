@@ -33,6 +33,10 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CROP_SCALE = (0.5, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
+LEAST_WEIGHT = 1e-6
+"""A layer whose values are all smaller is not a trained one, nor a usable random one."""
+LOOKED_AT = 4096
+"""Values of each layer that are looked at."""
 _TOWERS: dict[str, tuple[type, type]] = {
     "instructblip": (InstructBlipVisionConfig, InstructBlipVisionModel),
     "blip-2": (Blip2VisionConfig, Blip2VisionModel),
@@ -77,7 +81,9 @@ class VisionTower(nn.Module):
         self.model: Any = model
         self.spec = spec
         self.precision = precision
+        assert_weights_live(model)
         round_weights(model, precision)
+        assert_residual_exact(model)
         self.requires_grad_(False)
         self.eval()
 
@@ -238,3 +244,40 @@ def round_weights(model: nn.Module, precision: Precision) -> None:
             # Its dtype decides the dtype of the embeddings, hence of the residual stream, in
             # transformers: keep float32 and round only the values.
             module.to(half).to(torch.float32)
+
+
+def assert_weights_live(model: nn.Module) -> None:
+    """Raise `DataError` if a layer of a tower holds nothing but zeros, or values that are none.
+
+    transformers draws random towers of this family with a spread of 1e-10: their features are 0
+    in half precision, and any comparison of them passes (specs/vlap.md 7.3, trap 8). A spread of
+    values of each layer is looked at, not all of them.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.is_meta:
+            values = module.weight.detach().flatten()
+            largest = float(values[:: max(1, len(values) // LOOKED_AT)].abs().max())
+            if not LEAST_WEIGHT < largest < math.inf:
+                raise DataError(
+                    f"the vision tower's {name}.weight is degenerate (largest value {largest:g})",
+                    "is the file whole? random towers need initializer_range 0.02 in vision_config",
+                )
+
+
+def assert_residual_exact(model: Any) -> None:
+    """Raise `DataError` unless what decides the residual stream's precision is float32.
+
+    transformers casts CLS and positions to the patch convolution's dtype, so a tower that was cast
+    as a whole keeps half precision all the way (specs/sevila.md 7.3).
+    """
+    decisive = {
+        name: value
+        for name, value in model.embeddings.named_parameters()
+        if value.dtype != torch.float32
+    }
+    if decisive:
+        found = ", ".join(f"{name} {value.dtype}" for name, value in decisive.items())
+        raise DataError(
+            f"the vision tower's embeddings must stay float32, but: {found}",
+            "choose a precision instead of casting the tower",
+        )
