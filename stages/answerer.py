@@ -62,7 +62,13 @@ from stages.training.sevila import (
     sevila_of,
 )
 from stages.training.sevila_batches import AnswererData
-from stages.training.sevila_setup import SevilaSetup, default_keep, sevila_values, trained_note
+from stages.training.sevila_setup import (
+    SevilaSetup,
+    default_keep,
+    sevila_values,
+    trained_note,
+    with_selection,
+)
 
 CHOICES_FILE = "choices.safetensors"
 """In an unfinished draft: the localizer's choice, which takes long to make."""
@@ -171,7 +177,7 @@ def plan(
 def _request(
     inputs: TrainingInputs, values: dict[str, Any], runtime: Runtime, selector: Artifact | None
 ) -> tuple[AnswererConfig, Request]:
-    values = sevila_values(values, inputs)
+    values = with_selection(sevila_values(values, inputs), selector)
     select, tuned = _selects(values)
     frames = values["frames"]
     values |= {
@@ -181,7 +187,8 @@ def _request(
         "answer": values.get("answer") or load_manifest(values["benchmark"]).answer_default,
     }
     config = AnswererConfig.build(values, "train-answerer")
-    label = f"{config.benchmark}-sevila-answerer-{config.select}-{config.frames}to{config.keep}"
+    kind = "frozen-answerer" if config.freeze_answerer else "answerer"
+    label = f"{config.benchmark}-sevila-{kind}-{config.select}-{config.frames}to{config.keep}"
     given = inputs.as_inputs(selector=selector)
     return config, Request("weights", runtime.name or label, config.as_json(), given)
 
@@ -261,7 +268,7 @@ class _Run:
             config.model.as_json(),
             localizer=self.localizer,
             with_localizer=needed,
-        ).train_side("answerer")
+        ).train_side(None if config.freeze_answerer else "answerer")
         if config.select not in LEARNT:
             return sevila
         kind: LearntKind = "topk" if config.select == "topk" else "atp"

@@ -6,9 +6,10 @@ A question without features is a failed row, never a missing or another one.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ from stages.core.device import resolve_device
 from stages.core.errors import DataError, UsageError
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import backbone_host
-from stages.systems.blind import Blindfold
+from stages.systems.blind import Blind, Blindfold
 from stages.systems.build import build_system
+from stages.systems.face import System
 from stages.systems.inputs import EvaluateConfig, EvaluateInputs
 from stages.systems.language_only import drop_note, language_only
 from stages.systems.predict import Prediction, predict
@@ -66,6 +68,79 @@ def evaluate(
         UsageError: No question can be answered in this way: open-ended ones by letters, or by an
             oracle without spans. A single such question is a failed row instead.
     """
+    return _evaluate(workspace, inputs, config, runtime, _loader(config, inputs, runtime))
+
+
+def evaluate_with_blind(
+    workspace: Workspace,
+    inputs: EvaluateInputs,
+    config: EvaluateConfig,
+    runtime: Runtime,
+    how: Blind = "gaussian",
+) -> StageResult:
+    """`evaluate`, and the same once more without the videos, by a system that is loaded once.
+
+    Args:
+        workspace: Where to write.
+        inputs: What is read.
+        config: How the questions are answered with the videos.
+        runtime: How to run; a name is that of the predictions with the videos.
+        how: What is shown in their place.
+
+    Returns:
+        The result with the videos, and under `blind` what was left without them; nothing there
+        where nothing is labelled. Raises what `evaluate` raises.
+    """
+    load = _loader(config, inputs, runtime)
+    seeing = _evaluate(workspace, inputs, config, runtime, load)
+    if seeing.artifact is None or not seeing.details["metrics"]:
+        return seeing
+    named = runtime.name and f"{runtime.name}-blind-{how}"
+    unseeing = config.model_copy(update={"blind": how})
+    blind = _evaluate(workspace, inputs, unseeing, replace(runtime, name=named), load)
+    if blind.artifact is None:
+        return seeing
+    found = language_only(inputs.questions, seeing.artifact, blind.artifact)
+    if not found:
+        return seeing
+    return replace(
+        seeing,
+        seconds=seeing.seconds + blind.seconds,
+        notes=[*seeing.notes, f"without the videos ({how}): {blind.artifact.id}", drop_note(found)],
+        details={**seeing.details, "blind": _blind_facts(how, blind, found)},
+    )
+
+
+def _blind_facts(how: Blind, blind: StageResult, found: dict[str, Any]) -> dict[str, Any]:
+    """What the questions alone gave away, for the JSON."""
+    assert blind.artifact is not None
+    metrics = blind.details["metrics"]
+    return {
+        "how": how,
+        "artifact": blind.artifact.id,
+        "accuracy": metrics["accuracy"],
+        "ci95": metrics.get("ci95"),
+        "drop": found["drop"],
+        "drop_ci95": found["ci95"],
+        "drop_by_type": found["by_type"],
+    }
+
+
+Loader = Callable[[], System]
+
+
+def _loader(config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> Loader:
+    """Builds the system when it is first needed, and only once."""
+    return functools.cache(lambda: build_system(config, inputs, resolve_device(runtime.device)))
+
+
+def _evaluate(
+    workspace: Workspace,
+    inputs: EvaluateInputs,
+    config: EvaluateConfig,
+    runtime: Runtime,
+    load: Loader,
+) -> StageResult:
     started = time.monotonic()
     request, notes = _request(config, inputs, runtime), inputs.notes()
     existing = reusable(workspace, request, runtime)
@@ -77,7 +152,7 @@ def evaluate(
     parts = shards_by_clip(data.questions, config.questions_per_shard)
     draft = workspace.draft(request, force=runtime.force)
     sharded = ShardedDraft(draft, len(parts), STEM, ".parquet", runtime.shards)
-    run = _Run(data, config, inputs, runtime)
+    run = _Run(data, config, inputs, runtime, load())
     sharded.announce(len(data.questions))
     sharded.run_passes(lambda claims: run.build(sharded, claims, parts))
     artifact = sharded.finish_if_complete(
@@ -167,10 +242,10 @@ class _Run:
         config: EvaluateConfig,
         inputs: EvaluateInputs,
         runtime: Runtime,
+        system: System,
     ) -> None:
         self.data, self.config, self.runtime = data, config, runtime
-        self.inputs = inputs
-        self.system = build_system(config, inputs, resolve_device(runtime.device))
+        self.inputs, self.system = inputs, system
         self.blind = Blindfold(config.blind, data, config.seed) if config.blind else None
         self.seconds = 0.0
         self.answered = 0

@@ -42,7 +42,13 @@ from stages.training.run import reuse_weights, run_training
 from stages.training.sevila import LocalizerConfig, LocalizerForward, sevila_of
 from stages.training.sevila_batches import FrameTruth, LocalizerData, SpanLabels, StoredLabels
 from stages.training.sevila_origin import Origin
-from stages.training.sevila_setup import SevilaSetup, default_keep, sevila_values, trained_note
+from stages.training.sevila_setup import (
+    SevilaSetup,
+    default_keep,
+    sevila_values,
+    trained_note,
+    with_selection,
+)
 
 # --- on spans ------------------------------------------------------------------------------------
 
@@ -118,7 +124,7 @@ def plan_spans(
 def _span_request(
     inputs: TrainingInputs, values: dict[str, Any], runtime: Runtime, start: Artifact | None
 ) -> tuple[LocalizerConfig, Request]:
-    values = sevila_values(values, inputs) | {"trained_on": "spans"}
+    values = with_selection(sevila_values(values, inputs), start) | {"trained_on": "spans"}
     config = LocalizerConfig.build(values, "train-localizer")
     label = f"{config.benchmark}-sevila-localizer-spans-{config.frames}f"
     given = inputs.as_inputs(start=start)
@@ -210,7 +216,8 @@ def plan_refinement(
 def _refine_request(
     inputs: TrainingInputs, values: dict[str, Any], runtime: Runtime, origin: Origin
 ) -> tuple[LocalizerConfig, Request]:
-    asked, values = count_of(values, "frames"), sevila_values(values, inputs)
+    asked = count_of(values, "frames")
+    values = with_selection(sevila_values(values, inputs), origin.start)
     made = origin.labels.config if origin.labels else {}
     trained = origin.answerer.config if origin.answerer else {}
     frames = made.get("frames", values["frames"])

@@ -24,6 +24,7 @@ from stages import (
     pseudo_labels,
     report,
     retrieval,
+    score,
     teacher,
     videodistill,
 )
@@ -33,6 +34,7 @@ from stages.artifacts.store import MANIFEST, Artifact, Workspace, damaged_files,
 from stages.artifacts.weights import backbone_of
 from stages.benchmarks.manifest import load_manifest
 from stages.benchmarks.official import PrepareChoices, Sources
+from stages.benchmarks.scorers.rules import Rules
 from stages.core.errors import DataError, MissingInput
 from stages.core.runtime import Runtime
 from stages.systems.inputs import EvaluateConfig, EvaluateInputs
@@ -52,15 +54,21 @@ def repair_artifact(workspace: Workspace, path: Path, runtime: Runtime) -> Artif
     """Delete the damaged files of the artifact at `path` and make them again.
 
     Raises:
-        MissingInput: An input is gone or damaged itself; repair that one first.
+        MissingInput: An input is gone or damaged itself (repair that one first), or the artifact
+            was made from files that are not kept.
         DataError: The manifest itself cannot be read, or the rebuilt bytes differ.
     """
     artifact = workspace.open(path)
+    if "imported" in artifact.config:
+        raise MissingInput(
+            f"{artifact.id} was imported from files, which are not kept",
+            "import them once more: vqa checkpoint import FILE... --force",
+        )
     inputs = _inputs(workspace, artifact)
     with locked(workspace.lock_path(artifact.kind, artifact.id, "artifact")):
         for name in damaged_files(artifact):
             _remove(path, name)
-        if artifact.kind in ("questions", "weights", "report"):
+        if artifact.kind in ("questions", "weights", "metrics", "report"):
             for name in artifact.manifest["files"]:
                 (path / name).unlink(missing_ok=True)
         # Last: without a manifest a stage takes every shard that is left for a sound one.
@@ -226,6 +234,13 @@ def _predictions(
     kind = MomentsConfig if "moments" in artifact.config else EvaluateConfig
     config = kind.build(artifact.config, artifact.id)
     weights, selector = inputs.get("weights"), inputs.get("selector")
+    similar = inputs.get("selector_features")
+    if config.spans:
+        raise MissingInput(
+            f"{artifact.id} was made with a file of spans, which is not kept",
+            "answer the questions once more: vqa eval --select spans --spans FILE --force",
+        )
+    own = selector or similar
     given = EvaluateInputs(
         config.system,
         config.select,
@@ -234,7 +249,8 @@ def _predictions(
         weights,
         selector,
         backbone_of(weights or artifact),
-        backbone_of(selector) if selector else config.selector_backbone,
+        backbone_of(own) if own else config.selector_backbone,
+        similar,
     )
     if isinstance(config, MomentsConfig):
         given = replace(given, selector_backbone=backbone_of(selector or artifact))
@@ -249,8 +265,41 @@ def _predictions(
 def _report(
     workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
 ) -> None:
-    chosen = [inputs[role] for role in sorted(inputs)]
-    report.write_report(workspace, chosen, runtime, artifact.config["num_questions"])
+    shown = [inputs[role] for role in sorted(inputs) if role.startswith("predictions-")]
+    count = artifact.config["num_questions"]
+    # Blind runs that came later are not on the page.
+    known = sorted(inputs.values(), key=lambda item: item.manifest["created"])
+    report.write_report(workspace, shown, runtime, count, blind=known)
+
+
+def _metrics(
+    workspace: Workspace, artifact: Artifact, inputs: dict[str, Artifact], runtime: Runtime
+) -> None:
+    made, host = artifact.config, artifact.manifest["host"]
+    questions, predictions = inputs.get("questions"), inputs.get("predictions")
+    given = score.read_inputs(
+        workspace,
+        made["benchmark"],
+        made["split"],
+        str(predictions.path) if predictions else host["predictions"],
+        annotations=_given(host.get("annotations")),
+        questions=questions.id if questions else None,
+        captions=_given(host.get("captions")),
+        vocabulary=_given(host.get("vocabulary")),
+        as_published=made["as_published"],
+    )
+    rules = Rules(made["as_published"], made["ties"])
+    config = score.score_config(given, rules, system=made["system"], seed=made["seed"])
+    if config.as_json() != made:
+        raise DataError(
+            f"{artifact.id}: what was scored has changed since",
+            "vqa score makes the metrics of what is there now",
+        )
+    score.score_predictions(workspace, given, config, runtime)
+
+
+def _given(path: str | None) -> Path | None:
+    return Path(path) if path else None
 
 
 REBUILDS: dict[str, Rebuild] = {
@@ -260,5 +309,6 @@ REBUILDS: dict[str, Rebuild] = {
     "pseudo-labels": _pseudo_labels,
     "weights": _weights,
     "predictions": _predictions,
+    "metrics": _metrics,
     "report": _report,
 }

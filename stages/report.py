@@ -1,6 +1,7 @@
 """One self-contained HTML page: the table of systems and questions with the frames they looked at.
 
-Reads: predictions, and the videos they are about.   Writes: report (`index.html`).
+Reads: predictions, and the videos they are about.   Writes: report (`index.html`). Where a system
+answered without the videos too, the page says what it lost.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from stages.benchmarks.questions import Question
 from stages.core.config import Config
 from stages.core.errors import MissingInput, UsageError
 from stages.core.runtime import Runtime
+from stages.systems.language_only import blind_twins, language_only
 from stages.video.clips import clip_spans, video_works
 from stages.video.pool import DecodePool
 from stages.video.resize import FrameFormat
@@ -34,7 +36,7 @@ from stages.video.tasks import Decoded, DecodeTask, ExactFrames
 
 PAGE = "index.html"
 IMAGE_SIZE = 96
-MAX_STRIP = 8
+MAX_STRIP = 16
 """A system that keeps more frames shows none: they would be most of the video."""
 
 
@@ -57,6 +59,30 @@ class Shown:
     status: str
     images: list[tuple[str, float, bool]]
     """(data URI, seconds, inside a true span)."""
+
+
+@dataclass(frozen=True)
+class BlindDrop:
+    """One system with the videos and without them.
+
+    Attributes:
+        system: What the page calls it.
+        blind: The predictions without the videos.
+        found: From `systems.language_only`.
+    """
+
+    system: str
+    blind: Artifact
+    found: dict[str, Any]
+
+    @property
+    def how(self) -> str:
+        """What was shown in place of the videos."""
+        return str(self.blind.config["blind"])
+
+    def as_json(self) -> dict[str, Any]:
+        """For the JSON."""
+        return {"system": self.system, "how": self.how, "artifact": self.blind.id, **self.found}
 
 
 def find_predictions(workspace: Workspace, references: Sequence[str]) -> list[Artifact]:
@@ -88,18 +114,32 @@ def write_report(
     predictions: Sequence[Artifact],
     runtime: Runtime,
     num_questions: int = 20,
+    *,
+    blind: Sequence[Artifact] | None = None,
 ) -> StageResult:
-    """Write the page about `predictions`, which are all about the same questions."""
+    """Write the page about `predictions`, which are all about the same questions.
+
+    Args:
+        workspace: Where to write.
+        predictions: Shown as rows of the table.
+        runtime: How to run.
+        num_questions: Questions shown with their frames.
+        blind: Where to look for the same systems without the videos; none: in the workspace.
+    """
     started = time.monotonic()
     template = (resources.files("stages.report_page") / "page.html.j2").read_text("utf-8")
     config = ReportConfig(num_questions=num_questions, template=atomic.sha256_json(template))
     questions = workspace.open(workspace.root / "questions" / _questions_id(predictions[0]))
     inputs = {f"predictions-{number:02d}": item for number, item in enumerate(predictions)}
+    candidates = workspace.finished("predictions") if blind is None else blind
+    drops = _drops(questions, predictions, candidates)
+    further = [drop.blind for drop in drops if drop.blind.id not in {p.id for p in predictions}]
+    inputs |= {f"blind-{number:02d}": item for number, item in enumerate(further)}
     label = f"{questions.config['benchmark']}-{questions.config['split']}"
     request = Request("report", runtime.name or label, config.as_json(), inputs)
     with workspace.exclusive(request, force=runtime.force) as (draft, done):
         if done is None:
-            page = _render(template, questions, predictions, config, runtime)
+            page = _render(template, questions, predictions, drops, config, runtime)
             atomic.write_text(draft.path / PAGE, page)
             counts = {"total": len(predictions), "done": len(predictions), "failed": 0}
             artifact = draft.finish(counts)
@@ -111,7 +151,10 @@ def write_report(
         seconds=time.monotonic() - started,
         next_commands=[],
         notes=[f"open {artifact.path / PAGE}"],
-        details={"page": str(artifact.path / PAGE)},
+        details={
+            "page": str(artifact.path / PAGE),
+            "language_only": [drop.as_json() for drop in drops],
+        },
     )
 
 
@@ -119,6 +162,7 @@ def _render(
     template: str,
     questions: Artifact,
     predictions: Sequence[Artifact],
+    drops: Sequence[BlindDrop],
     config: ReportConfig,
     runtime: Runtime,
 ) -> str:
@@ -129,14 +173,25 @@ def _render(
         for item in predictions
     ]
     chosen = spread(asked, config.num_questions)
-    images = _frame_images(questions, chosen, answers, runtime)
+    # The frames of a blind run were never looked at.
+    seeing = [
+        records
+        for item, records in zip(predictions, answers, strict=True)
+        if not item.config.get("blind")
+    ]
+    images = _frame_images(questions, chosen, seeing, runtime)
     shown = [
         {
             "question": question,
             "spans": question.spans,
             "truth": question.target_text,
             "answers": [
-                _shown(short_name(item), question, records.get(question.question_id), images)
+                _shown(
+                    short_name(item),
+                    question,
+                    records.get(question.question_id),
+                    {} if item.config.get("blind") else images,
+                )
                 for item, records in zip(predictions, answers, strict=True)
             ],
         }
@@ -147,10 +202,24 @@ def _render(
         title=f"{questions.config['benchmark']} {questions.config['split']}",
         systems=[_system_row(item) for item in predictions],
         types=sorted({name for item in predictions for name in _by_type(item)}),
+        drops=drops,
+        drop_types=sorted({name for drop in drops for name in drop.found["by_type"]}),
         shown=shown,
         num_questions=len(asked),
         coverage=questions.manifest["coverage"]["videos"],
     )
+
+
+def _drops(
+    questions: Artifact, predictions: Sequence[Artifact], candidates: Sequence[Artifact]
+) -> list[BlindDrop]:
+    """What each system loses without the videos, where that is known."""
+    pairs = [(item, blind) for item in predictions for blind in blind_twins(candidates, item)]
+    measured = [
+        BlindDrop(short_name(seeing), blind, language_only(questions, seeing, blind))
+        for seeing, blind in pairs
+    ]
+    return [drop for drop in measured if drop.found]
 
 
 def short_name(predictions: Artifact) -> str:

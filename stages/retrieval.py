@@ -23,6 +23,7 @@ from stages.artifacts.predictions import (
     METRICS_FILE,
     PREDICTIONS_TABLE,
     STEM,
+    VIDEOS_FILE,
     encode_predictions,
     prediction_records,
 )
@@ -50,8 +51,6 @@ from stages.systems.retrieval import Candidates, PairScorer, pair_flops, text_pr
 from stages.systems.videodistill import load_network, reading_of
 
 STAGE = "eval"
-VIDEOS_FILE = "videos.json"
-"""In a predictions artifact of retrieval: what each place in `scores` is."""
 
 
 def evaluate(

@@ -106,6 +106,18 @@ class ScoreInputs:
     questions: Artifact | None = None
     predictions: Artifact | None = None
     notes: list[str] = field(default_factory=list)
+    captions: Path | None = None
+    """Captions of a list of videos, if they were given."""
+
+    def host(self) -> dict[str, str | None]:
+        """Where the files were; what they hold is in the configuration."""
+        files = {
+            "predictions": self.file.path,
+            "annotations": self.annotations,
+            "captions": self.captions,
+            "vocabulary": self.vocabulary,
+        }
+        return {name: str(path.resolve()) if path else None for name, path in files.items()}
 
 
 def read_inputs(
@@ -157,7 +169,7 @@ def read_inputs(
         asked, notes = _from_annotations(manifest, chosen, annotations, captions)
         return ScoreInputs(
             manifest, chosen, file, asked, "annotations", annotations, vocabulary,
-            predictions=artifact, notes=notes,
+            predictions=artifact, notes=notes, captions=captions,
         )  # fmt: skip
     prepared = _prepared(workspace, manifest, chosen, questions, artifact, file)
     if prepared is not None:
@@ -281,7 +293,7 @@ def score_config(
         system=system or str(own),
         truth=inputs.truth,
         annotations=_digest(inputs.annotations),
-        predictions=_digest(inputs.file.path),
+        predictions=_predictions_digest(inputs.file),
         vocabulary=_digest(inputs.vocabulary),
         as_published=rules.as_published,
         ties=rules.ties,
@@ -291,6 +303,12 @@ def score_config(
 
 def _digest(path: Path | None) -> str:
     return "" if path is None else atomic.sha256_file(path)
+
+
+def _predictions_digest(file: PredictionFile) -> str:
+    """Of the file, and of the names of what it ranks where these lie in another one."""
+    own = atomic.sha256_file(file.path)
+    return atomic.sha256_json([own, list(file.videos)]) if file.videos else own
 
 
 def _stem(path: Path) -> str:
@@ -356,6 +374,7 @@ def _write(
     return draft.finish(
         {"total": len(joined.rows), "done": len(joined.rows) - len(failed), "failed": len(failed)},
         extra=_facts(inputs, config, joined, rules, judged, counted),
+        host=inputs.host(),
     )
 
 

@@ -47,6 +47,13 @@ def ranks_videos(benchmark: str) -> bool:
     return load_manifest(benchmark).task == "retrieval"
 
 
+def answers_questions(benchmark: str) -> bool:
+    """Whether the benchmark's questions have answers, so that some could be guessed."""
+    from stages.benchmarks.manifest import load_manifest
+
+    return load_manifest(benchmark).task not in ("retrieval", "moments")
+
+
 def answering_stage(benchmark: str) -> AnsweringStage:
     """The stage of a benchmark; see the module."""
     from stages import evaluate, retrieval

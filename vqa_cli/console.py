@@ -234,8 +234,11 @@ class Console:
         if self.as_json:
             self.json({"command": command, "dry_run": True, "plans": dict(plans)})
             return
-        names = list(plans[0][1])
-        rows = [[label, *(_amount(name, plan[name]) for name in names)] for label, plan in plans]
+        names = list(dict.fromkeys(name for _, plan in plans for name in plan))
+        rows = [
+            [label, *(_fact(name, plan[name]) if name in plan else "" for name in names)]
+            for label, plan in plans
+        ]
         self.table("", ["plan", *names], rows)
 
     def plan(self, command: str, plan: dict[str, Any]) -> None:

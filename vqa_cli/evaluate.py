@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from stages.core.errors import UsageError
-from vqa_cli.answering import answering_stage, tell_outlook
+from vqa_cli.answering import answering_stage, answers_questions, tell_outlook
+from vqa_cli.blind import (
+    NoBlindOption,
+    WithBlindOption,
+    blind_wish,
+    evaluate_with_blind,
+    runs_blind,
+    show_drop,
+)
 from vqa_cli.console import Console, failures_exit_code
 from vqa_cli.moments import asks_for_moments, refuse_for_moments, run_moments
 from vqa_cli.options import (
@@ -41,7 +49,7 @@ from vqa_cli.options import (
     runtime,
 )
 from vqa_cli.settings import settings
-from vqa_cli.sweep import run_sweep
+from vqa_cli.sweep import PlotOption, plan_sweep, run_sweep
 
 SYSTEMS = ("vlap", "sevila", "blip2-concat", "blip2-voting", "videodistill")
 
@@ -140,6 +148,7 @@ def evaluate(
     frames: FramesOption = None,
     keep: KeepOption = None,
     sweep: SweepOption = None,
+    plot: PlotOption = None,
     tune_gap: TuneGapOption = False,
     role: RoleOption = None,
     weights: WeightsOption = None,
@@ -147,6 +156,8 @@ def evaluate(
     selector_backbone: SelectorBackboneOption = None,
     spans: SpansOption = None,
     blind: BlindOption = None,
+    with_blind: WithBlindOption = False,
+    no_blind: NoBlindOption = False,
     rank_norm: RankNormOption = None,
     export: ExportOption = None,
     export_to: ExportToOption = None,
@@ -178,8 +189,11 @@ def evaluate(
         raise UsageError("--export-to needs --export official")
     if export is not None:
         require_official(benchmark)
-    if sweep is not None and (export is not None or dry_run or name is not None):
-        raise UsageError("--sweep goes without --export, --dry-run and --name")
+    if sweep is not None and (export is not None or name is not None):
+        raise UsageError("--sweep goes without --export and --name")
+    if plot is not None and sweep is None:
+        raise UsageError("--plot draws a sweep", '--sweep "keep=1,2,4,8" --plot curve.svg')
+    twice = blind_wish(with_blind, no_blind, benchmark, blind=blind, shard=shard, sweep=sweep)
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     stage = answering_stage(benchmark)
     values = settings(
@@ -259,18 +273,31 @@ def evaluate(
         )
         return inputs, evaluate_config(inputs, settings, device)
 
+    if sweep is not None and dry_run:
+        plan_sweep(console, sweep, values, lambda given: stage.plan(root, *chosen(given), how))
+        return 0
     if sweep is not None:
         results = run_sweep(
-            console, sweep, values, lambda given: stage.evaluate(root, *chosen(given), how)
+            console,
+            sweep,
+            values,
+            lambda given: stage.evaluate(root, *chosen(given), how),
+            plot=plot,
+            title=f"{benchmark}, {system}",
         )
         return failures_exit_code(results, max_failures)
     inputs, config = chosen(values)
     if dry_run:
-        console.plan("eval", stage.plan(root, inputs, config, how))
+        plan = stage.plan(root, inputs, config, how)
+        console.plan("eval", {**plan, "with_blind": runs_blind(inputs, config, how, twice)})
         return 0
     tell_outlook(console, benchmark, inputs, config)
-    result = stage.evaluate(root, inputs, config, how)
+    if answers_questions(benchmark):
+        result = evaluate_with_blind(root, inputs, config, how, twice)
+    else:
+        result = stage.evaluate(root, inputs, config, how)
     if export is not None:
         result = stage.export_official(inputs, result, export_to)
     console.evaluation(result)
+    show_drop(console, result)
     return failures_exit_code([result], max_failures)

@@ -6,7 +6,10 @@ import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from stages.core.errors import UsageError
 from vqa_cli.console import Console
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
     from stages.artifacts.result import StageResult
 
 Settings = dict[str, Any]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE.svg",
+        help="With --sweep: the accuracy against the first swept number as a picture.",
+    ),
+]
 SHOWN = ("accuracy", "keyframe_recall", "keyframe_precision")
 
 
@@ -76,11 +87,30 @@ def combinations(text: str) -> list[Settings]:
     ]
 
 
+def draw_sweep(
+    console: Console,
+    plot: Path | None,
+    title: str,
+    measured: Sequence[tuple[Settings, Mapping[str, Any]]],
+) -> None:
+    """Write the sweep's curve to the file that the user named, if there is one."""
+    if plot is None:
+        return
+    from stages.artifacts import atomic
+    from stages.report_page.curve import Measured, sweep_curve
+
+    atomic.write_text(plot, sweep_curve([Measured(*pair) for pair in measured], title))
+    console.note(f"curve: {plot}")
+
+
 def run_sweep(
     console: Console,
     text: str,
     values: Mapping[str, Any],
     evaluate: Callable[[Settings], StageResult],
+    *,
+    plot: Path | None = None,
+    title: str = "",
 ) -> list[StageResult]:
     """Evaluate every combination over `values` and print one table (or its JSON).
 
@@ -91,6 +121,8 @@ def run_sweep(
         text: What `--sweep` says.
         values: Settings of the command.
         evaluate: Runs one evaluation.
+        plot: Where the curve goes; none: nowhere.
+        title: Of the curve.
 
     Returns:
         What came out of the possible ones.
@@ -103,16 +135,42 @@ def run_sweep(
         names = list(combined[0])
         console.end_progress()
         console.table("", columns(names), [item.row(names) for item in done])
+    measured = [
+        (item.settings, item.result.details["metrics"]) for item in done if item.result is not None
+    ]
+    draw_sweep(console, plot, title, measured)
     return [item.result for item in done if item.result is not None]
+
+
+def plan_sweep(
+    console: Console,
+    text: str,
+    values: Mapping[str, Any],
+    plan: Callable[[Settings], dict[str, Any]],
+) -> None:
+    """What every combination would do; an impossible one has its reason in place of a plan."""
+    planned: list[tuple[str, dict[str, Any]]] = []
+    for settings in combinations(text):
+        label = ", ".join(f"{name} {value}" for name, value in settings.items())
+        try:
+            planned.append((label, plan(_over(values, settings))))
+        except UsageError as error:
+            planned.append((label, {"skipped": error.message}))
+    console.plans("eval", planned)
+
+
+def _over(values: Mapping[str, Any], settings: Settings) -> Settings:
+    """A combination over the command's values."""
+    merged = copy.deepcopy(dict(values))
+    for name, value in settings.items():
+        assign(merged, name, value)
+    return merged
 
 
 def _one(
     values: Mapping[str, Any], settings: Settings, evaluate: Callable[[Settings], StageResult]
 ) -> Swept:
-    merged = copy.deepcopy(dict(values))
-    for name, value in settings.items():
-        assign(merged, name, value)
     try:
-        return Swept(settings, evaluate(merged))
+        return Swept(settings, evaluate(_over(values, settings)))
     except UsageError as error:
         return Swept(settings, None, error.message)

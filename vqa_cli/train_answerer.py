@@ -57,6 +57,12 @@ SelectorOption = Annotated[
         "--selector", metavar="ID", help="The localizer's weights; none: its backbone as it is."
     ),
 ]
+FreezeOption = Annotated[
+    bool,
+    typer.Option(
+        "--freeze-answerer", help="With --select topk or atp: train the selector alone (Table 6)."
+    ),
+]
 KeepOption = Annotated[
     int | None, typer.Option("--keep", min=1, help="Frames that are answered from [4].")
 ]
@@ -70,6 +76,7 @@ def train_answerer(
     select: SelectOption = None,
     eval_select: EvalSelectOption = None,
     selector: SelectorOption = None,
+    freeze_answerer: FreezeOption = False,
     keep: KeepOption = None,
     frames: SeenOption = None,
     backbone: BackboneOption = None,
@@ -104,6 +111,7 @@ def train_answerer(
         keep=keep,
         frames=frames,
         answer=answer,
+        freeze_answerer=freeze_answerer or None,
         **{"training.seed": seed},
     )
     root = open_workspace(workspace)

@@ -36,7 +36,7 @@ from vqa_cli.options import (
     runtime,
 )
 from vqa_cli.settings import settings
-from vqa_cli.sweep import combinations
+from vqa_cli.sweep import PlotOption, combinations, draw_sweep
 from vqa_cli.training_sweep import TrainingSweep, swept
 
 TaskOption = Annotated[
@@ -90,6 +90,7 @@ def train_videodistill(
     frames: SeenOption = None,
     sweep: SweepOption = None,
     evaluate: EvaluateOption = False,
+    plot: PlotOption = None,
     blind: BlindOption = None,
     backbone: BackboneOption = None,
     features: FeaturesOption = None,
@@ -112,8 +113,8 @@ def train_videodistill(
     from stages import videodistill as stage
     from stages.training.inputs import count_of, find_inputs
 
-    if (evaluate and sweep is None) or (blind is not None and not evaluate):
-        raise UsageError("--evaluate goes with --sweep, --blind with --evaluate")
+    if (evaluate and sweep is None) or ((blind or plot) is not None and not evaluate):
+        raise UsageError("--evaluate goes with --sweep, --blind and --plot with --evaluate")
     if sweep is not None and name is not None:
         raise UsageError("--sweep goes without --name: its networks need one each")
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
@@ -156,7 +157,9 @@ def train_videodistill(
         return 0
     if sweep is not None:
         table = TrainingSweep(console, root, how, benchmark, blind)
-        table.run(values, combinations(sweep), train, evaluate=evaluate)
+        rows = table.run(values, combinations(sweep), train, evaluate=evaluate)
+        measured = [(row["settings"], row["metrics"]) for row in rows if "metrics" in row]
+        draw_sweep(console, plot, f"{benchmark}, VideoDistill", measured)
         return 0
     if dry_run:
         console.plan("train-videodistill", stage.plan(root, decided(values)))

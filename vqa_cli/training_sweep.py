@@ -58,8 +58,13 @@ class TrainingSweep:
         train: Callable[[Settings], StageResult],
         *,
         evaluate: bool,
-    ) -> None:
-        """Train each combination over `values`; an impossible one is skipped with its reason."""
+    ) -> list[dict[str, Any]]:
+        """Train each combination over `values`; an impossible one is skipped with its reason.
+
+        Returns:
+            What `--json` lists: per combination its settings and, unless it was skipped, what came
+            out.
+        """
         rows = [
             self._row(label, settings, merged, train, evaluate)
             for settings, (label, merged) in zip(combined, swept(values, combined), strict=True)
@@ -67,11 +72,12 @@ class TrainingSweep:
         self.console.end_progress()
         if self.console.as_json:
             self.console.json({"command": "train-videodistill", "sweep": rows})
-            return
+            return rows
         names = list(combined[0])
         figures = [name for name in FIGURES if any(name in row.get("metrics", {}) for row in rows)]
         heads = [*names, "tune", *figures, *(["blind"] if self.blind else []), "weights"]
         self.console.table("", heads, [self._cells(row, names, figures) for row in rows])
+        return rows
 
     def _row(
         self,

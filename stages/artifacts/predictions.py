@@ -37,6 +37,8 @@ from stages.artifacts.store import Artifact
 
 PREDICTIONS_TABLE = "predictions.parquet"
 METRICS_FILE = "metrics.json"
+VIDEOS_FILE = "videos.json"
+"""Of retrieval alone: what each place in `scores` is."""
 STEM = "predictions"
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -71,6 +71,11 @@ class SevilaConfig(Config):
     """Frames labelled yes and no weigh the same in the localizer's loss."""
     row_budget: int = Field(default=256, ge=1)
     """Rows that go through T5 at once in inference; changes memory, not results."""
+
+
+def selection_settings(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of a `SevilaConfig`, as JSON, that decide which frames a localizer keeps."""
+    return {name: made[name] for name in ("score", "score_rounding") if name in made}
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,16 @@ from stages.models.backbones.clip import ClipMatcher
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.frozen_t5 import DtypePolicy
 from stages.models.learnt_selectors import sides_of
-from stages.models.sevila import Sevila, SevilaConfig, load_sides
+from stages.models.sevila import Sevila, SevilaConfig, load_sides, selection_settings
 from stages.systems.clip_similarity import ClipSimilarity
 from stages.systems.face import Answerer, Selector, System
-from stages.systems.inputs import JOINT_SELECTORS, NETWORK_SELECTORS, EvaluateConfig, EvaluateInputs
+from stages.systems.inputs import (
+    BLIP2_SYSTEMS,
+    JOINT_SELECTORS,
+    NETWORK_SELECTORS,
+    EvaluateConfig,
+    EvaluateInputs,
+)
 from stages.systems.predicted_spans import PredictedSpans, read_spans
 from stages.systems.selectors import plain_selector
 from stages.systems.sevila import BlipAnswerer, SevilaLocalizer, VotingAnswerer
@@ -76,7 +82,7 @@ def _blip2_system(config: EvaluateConfig, inputs: EvaluateInputs, device: torch.
         inputs.backbone,
         device,
         config.precision,
-        {**_network(inputs.weights), **config.model},
+        {**_network(inputs), **config.model},
         answerer=inputs.weights,
         localizer=inputs.selector if _shares(inputs) else None,
         with_localizer=_shares(inputs),
@@ -96,8 +102,18 @@ def _shares(inputs: EvaluateInputs) -> bool:
     return inputs.select == "localizer" and inputs.selector_backbone == inputs.backbone
 
 
-def _network(weights: Artifact | None) -> dict[str, Any]:
-    return {} if weights is None else dict(weights.config["model"])
+def _network(inputs: EvaluateInputs) -> dict[str, Any]:
+    """Options of the answerer's weights, and the localizer's own where it is on the same network.
+
+    What decides the choice of frames comes with the weights that choose them.
+    """
+    made = {} if inputs.weights is None else dict(inputs.weights.config["model"])
+    return {**made, **_selection(inputs.selector)} if _shares(inputs) else made
+
+
+def _selection(localizer: Artifact | None) -> dict[str, Any]:
+    """By what trained localizer weights keep frames; nothing without weights."""
+    return {} if localizer is None else selection_settings(localizer.config["model"])
 
 
 def _selector(
@@ -124,7 +140,8 @@ def _selector(
     if config.select != "localizer":
         return plain_selector(config.select, config.seed, stored=config.stored_sampling)
     if model is None or not _shares(inputs):
-        network = {} if config.system == "vlap" else config.model
+        given = config.model if config.system in BLIP2_SYSTEMS else {}
+        network = {**_selection(inputs.selector), **given}
         model = load_sevila(
             inputs.selector_backbone, device, config.precision, network, localizer=inputs.selector
         )

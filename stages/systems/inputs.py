@@ -540,11 +540,20 @@ def _blip2_defaults(inputs: EvaluateInputs) -> _Defaults:
         False,
         frames if inputs.select == "all" else min(int(trained.get("keep", DEFAULT_KEEP)), frames),
         trained.get("answer", benchmark.answer_default),
-        trained.get("training", {}).get("precision", "float32"),
+        _precision(inputs),
         SevilaConfig,
         trained.get("model", {}),
         SEVILA_CHANGEABLE,
     )
+
+
+def _precision(inputs: EvaluateInputs) -> str:
+    """The answerer's, else that of a localizer trained on the same network, else float32."""
+    localizer = inputs.selector if inputs.select == "localizer" else None
+    for item in (inputs.weights, localizer):
+        if item is not None:
+            return str(item.config["training"]["precision"])
+    return "float32"
 
 
 DEFAULTS: Mapping[str, Callable[[EvaluateInputs], _Defaults]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stages.artifacts.predictions import prediction_records
@@ -33,6 +34,23 @@ def language_only(questions: Artifact, seeing: Artifact, blind: Artifact) -> dic
         **whole.as_json(),
         "by_type": {name: part.as_json() for name, part in parts.items()},
     }
+
+
+def blind_twins(candidates: Sequence[Artifact], seeing: Artifact) -> list[Artifact]:
+    """Those of some predictions that differ from `seeing` in nothing but what is shown."""
+    if seeing.config.get("blind", "") is not None:  # blind itself, or of a kind that never is
+        return []
+    return [
+        item
+        for item in candidates
+        if item.config.get("blind")
+        and {**item.config, "blind": None} == seeing.config
+        and _contents(item) == _contents(seeing)
+    ]
+
+
+def _contents(artifact: Artifact) -> dict[str, str]:
+    return {item["role"]: item["content"] for item in artifact.manifest["inputs"]}
 
 
 def drop_note(found: dict[str, Any]) -> str:

@@ -68,6 +68,8 @@ class AnswererConfig(SevilaTraining):
     dropout_in_choice: bool = False
     """The localizer chooses afresh in every step with dropout, as in the reference; otherwise its
     choice is the one of evaluation, made once."""
+    freeze_answerer: bool = False
+    """Of `topk` and `atp`, train the selector alone, before an answerer as it is (Table 6)."""
     frame_selector: FrameSelectorConfig = FrameSelectorConfig()
     """The network of `topk` and `atp`."""
     temperature: TemperatureConfig = TemperatureConfig(start=1.0, end=1.0)
@@ -83,6 +85,8 @@ class AnswererConfig(SevilaTraining):
             raise ValueError(f"eval_select: all keeps {self.frames} frames, trained on {self.keep}")
         if self.eval_select in LEARNT and self.eval_select != self.select:
             raise ValueError(f"eval_select: {self.eval_select} is not trained here")
+        if self.freeze_answerer and self.select not in LEARNT:
+            raise ValueError(f"freeze_answerer: select={self.select} has nothing to train then")
         if self.dropout_in_choice and not (self.select == "localizer" and self._drops_out):
             raise ValueError(
                 "dropout_in_choice: needs select=localizer and model.frozen_dropout=true"

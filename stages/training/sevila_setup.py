@@ -18,6 +18,7 @@ from stages.core.optional import require
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import backbone_fingerprint, backbone_label, backbone_path
 from stages.models.backbones.folder import BackboneFolder
+from stages.models.sevila import selection_settings
 from stages.training.inputs import TrainingInputs, check_vision, count_of, stored_frames
 from stages.training.loop import Fit, Forward, TrainingData, make_accelerator
 from stages.training.sevila import AnswererConfig, LocalizerConfig
@@ -51,6 +52,16 @@ def sevila_values(values: dict[str, Any], inputs: TrainingInputs) -> dict[str, A
         "backbone": backbone_label(inputs.backbone),
         "backbone_weights": backbone_fingerprint(folder),
     }
+
+
+def with_selection(values: dict[str, Any], localizer: Artifact | None) -> dict[str, Any]:
+    """A command's values, with how trained localizer weights keep frames where nothing else is
+    said: an answerer learns from the frames that they would keep, a refinement goes on from them.
+    """
+    given = values.get("model", {})
+    if localizer is None or not isinstance(given, dict):
+        return values
+    return {**values, "model": {**selection_settings(localizer.config["model"]), **given}}
 
 
 def default_keep(frames: int) -> int:

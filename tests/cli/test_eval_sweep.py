@@ -32,7 +32,15 @@ def test_a_sweep_gives_the_figures_of_single_evaluations(
     sevila_world: Any, tmp_path: Any, vqa: Callable[..., Any]
 ) -> None:
     line = ("eval", "-b", "shapes", "--system", "sevila", "-w", sevila_world.copy(tmp_path))
-    swept = vqa(*line, "--select", "uniform", "--sweep", "frames=2,8 keep=1,4")
+    swept = vqa(
+        *line,
+        "--select",
+        "uniform",
+        "--sweep",
+        "frames=2,8 keep=1,4",
+        "--plot",
+        str(tmp_path / "k.svg"),
+    )
 
     assert swept.code == 0
     rows = swept.json["sweep"]
@@ -41,9 +49,27 @@ def test_a_sweep_gives_the_figures_of_single_evaluations(
     alone = vqa(*line, "--select", "uniform", "--frames", 8, "--keep", 4)
     assert alone.json["reused"] is True
     assert alone.json["metrics"] == rows[3]["metrics"]
+    assert "polyline" in (tmp_path / "k.svg").read_text()
+
+
+def test_a_dry_run_plans_every_combination_and_writes_nothing(
+    sevila_world: Any, tmp_path: Any, vqa: Callable[..., Any]
+) -> None:
+    workspace = sevila_world.copy(tmp_path)
+    before = sorted(workspace.rglob("*"))
+    line = ("eval", "-b", "shapes", "--system", "sevila", "-w", workspace, "--select", "uniform")
+    planned = vqa(*line, "--sweep", "frames=2,8 keep=1,4", "--dry-run")
+
+    assert planned.code == 0
+    plans = planned.json["plans"]
+    assert list(plans) == [f"frames {frames}, keep {keep}" for frames in (2, 8) for keep in (1, 4)]
+    assert plans["frames 2, keep 4"] == {"skipped": "cannot keep 4 of 2 frames"}
+    assert plans["frames 8, keep 4"]["questions"] == 24
+    assert sorted(workspace.rglob("*")) == before
 
 
 def test_a_sweep_has_no_single_name_or_file(vqa: Callable[..., Any]) -> None:
     line = ("eval", "-b", "shapes", "--sweep", "keep=1,2")
     assert vqa(*line, "--name", "x").code == 2
-    assert vqa(*line, "--dry-run").code == 2
+    assert vqa(*line, "--export", "official").code == 2
+    assert vqa("eval", "-b", "shapes", "--plot", "k.svg").code == 2

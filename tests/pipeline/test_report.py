@@ -80,9 +80,17 @@ def test_text_with_markup_is_shown_as_text(page: str) -> None:
 def test_every_picture_says_what_it_shows(page: str) -> None:
     alternatives = Page(page).alternatives
 
-    # The teacher looks at all 8 frames, uniform selection at 4; three questions each.
+    # The teacher looks at all 8 frames, uniform selection at 4; three questions each. Without the
+    # videos nothing is looked at.
     assert len(alternatives) == 3 * (8 + 4)
     assert all(re.match(r"frame at \d+\.\d seconds of ", text) for text in alternatives)
+
+
+def test_what_the_questions_alone_give_away_is_said_by_default(page: str) -> None:
+    texts = Page(page).texts
+    assert any("What the questions alone give away" in text for text in texts)
+    assert texts.count("gaussian") == 2
+    assert "points lost" in texts
 
 
 def test_a_report_without_predictions_is_a_missing_input(tmp_path: Path) -> None:

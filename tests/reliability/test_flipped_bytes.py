@@ -12,19 +12,35 @@ from typing import Any
 import pytest
 
 Content = Callable[[Path], dict[str, str]]
-KINDS = ("questions", "frames", "features", "weights", "predictions", "report")
+KINDS = (
+    "questions",
+    "frames",
+    "features",
+    "weights",
+    "pseudo-labels",
+    "predictions",
+    "metrics",
+    "report",
+)
 
 
 @pytest.fixture(scope="session")
 def whole(
-    trained_world: Any, forked_vqa: Any, tmp_path_factory: pytest.TempPathFactory
+    trained_world: Any,
+    sevila_world: Any,
+    forked_vqa: Any,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Path]:
     """A workspace with artifacts of every kind."""
     workspace: Path = trained_world.copy(tmp_path_factory.mktemp("whole"))
+    for seen in (sevila_world.workspace / "features").glob("shapes-train-*"):
+        shutil.copytree(seen, workspace / "features" / seen.name)
     size = ("--for", trained_world.backbone, "--frames", "8,4", "--split", "test")
     for arguments in (
         ("extract-frames", "--benchmark", "shapes", *size, "--set", "videos_per_shard=3"),
-        ("eval", "--benchmark", "shapes", "--role", "student"),
+        ("pseudo-label", "--benchmark", "shapes", "--backbone", sevila_world.backbone),
+        ("eval", "--benchmark", "shapes", "--role", "student", "--name", "mine"),
+        ("score", "--benchmark", "shapes", "--predictions", "mine"),
         ("report", "--questions", "5"),  # not the default: repair must make the same one
     ):
         done = forked_vqa(*arguments, "-w", workspace)

@@ -20,7 +20,7 @@ from stages.core.errors import UsageError
 from stages.models.backbones.blip2 import Blip2
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.learnt_selectors import sides_of
-from stages.models.sevila import Sevila, load_sides
+from stages.models.sevila import Sevila, load_sides, side_state
 from stages.systems.face import System
 from stages.systems.predict import right_of
 from stages.systems.sevila import BlipAnswerer
@@ -238,9 +238,30 @@ def test_the_answerers_loss_teaches_the_selector(kind: str, train: Callable[...,
     assert not torch.equal(moved[name], kept[name])
 
 
+@pytest.mark.parametrize("kind", ["topk", "atp"])
+def test_a_selector_can_learn_before_an_answerer_that_stays_as_it_is(
+    kind: str, train: Callable[..., Any], run: Callable[..., Any], sevila_world: Any
+) -> None:
+    """SeViLA's Table 6: the answerer there is zero-shot."""
+    outcome = train("--select", kind, "--freeze-answerer")
+    assert config_of(outcome)["freeze_answerer"] is True
+    frozen = weights_of(outcome)
+    untrained = Sevila(Blip2.load(BackboneFolder(sevila_world.backbone)), with_localizer=False)
+    for name, value in side_state(untrained, "answerer").items():
+        assert torch.equal(frozen[name], value), name
+    still = ("--set", "training.optimizer.new_parts_factor=1e-20")
+    kept = weights_of(train("--select", kind, "--freeze-answerer", *still))
+    name = "frame_selector.scorer.score.weight"
+    assert not torch.equal(frozen[name], kept[name])
+    weights = outcome.json["artifact"]["id"]
+    judged = run("eval", "--system", "blip2-concat", "--select", kind, "--weights", weights)
+    assert judged.code == 0, judged.json
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
+        (("--select", "uniform", "--freeze-answerer"), 3, "freeze_answerer"),
         (("--select", "best"), 2, "best"),
         (("--eval-select", "best"), 2, "best"),
         (("--set", "select=best"), 2, "best"),

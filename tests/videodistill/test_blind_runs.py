@@ -95,11 +95,11 @@ def rows_of(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("how", ["static", "gaussian", "shuffled"])
 def test_every_system_says_what_the_questions_alone_were_worth(
-    how: str, trained_world: Any, vqa: Any, tmp_path_factory: pytest.TempPathFactory
+    how: str, trained_world: Any, vqa: Any, tmp_path: Path
 ) -> None:
     """VLAP here; the drop needs the same run with the videos."""
-    line = ("eval", "-b", "shapes", "-w", trained_world.workspace, "--role", "start")
-    seeing = vqa(*line).json
+    line = ("eval", "-b", "shapes", "-w", trained_world.copy(tmp_path), "--role", "start")
+    seeing = vqa(*line, "--no-blind").json
     blind = vqa(*line, "--blind", how).json
     drop = blind["language_only"]
     assert drop["against"] == seeing["artifact"]["id"]

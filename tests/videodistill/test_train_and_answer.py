@@ -187,7 +187,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def test_at_most_k_of_n_frames_are_read_and_the_table_once(
     world: Any, classifier: dict[str, Any], reads: dict[str, int]
 ) -> None:
-    world.answer("shapes", "--weights", classifier["artifact"]["id"], "--set", "seed=3")
+    world.answer("shapes", "--weights", classifier["artifact"]["id"], "--seed", 3, "--no-blind")
     questions = 24 + 1  # one question warms up outside the clock
     assert reads["cls"] == questions * FRAMES
     assert 0 < reads["patches"] <= questions * KEEP
@@ -196,7 +196,7 @@ def test_at_most_k_of_n_frames_are_read_and_the_table_once(
 def test_options_that_choose_the_same_frames_share_them(
     world: Any, chooser: dict[str, Any], reads: dict[str, int]
 ) -> None:
-    world.answer("shapes", "--weights", chooser["artifact"]["id"], "--set", "seed=3")
+    world.answer("shapes", "--weights", chooser["artifact"]["id"], "--seed", 3, "--no-blind")
     assert 0 < reads["patches"] <= 25 * min(4 * KEEP, FRAMES)
 
 

@@ -44,8 +44,11 @@ class PredictionFile:
     """Retrieval scores [texts, videos]."""
     text_cells: bool = False
     """From a table of text, where `3` may well be a number."""
+    videos: tuple[str, ...] = ()
+    """What the scores of every record are about, in our own rankings; there a record's `video` is
+    the right one."""
 
     @property
     def has_truth(self) -> bool:
         """Whether the file says which answers are right."""
-        return any(item.truth is not None for item in self.given)
+        return bool(self.videos) or any(item.truth is not None for item in self.given)

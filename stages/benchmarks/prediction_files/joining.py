@@ -15,7 +15,7 @@ from typing import Any
 from stages.benchmarks.manifest import BenchmarkManifest
 from stages.benchmarks.prediction_files.asked import Asked, truth_as
 from stages.benchmarks.prediction_files.given import Given, PredictionFile
-from stages.benchmarks.prediction_files.score_matrix import join_matrix
+from stages.benchmarks.prediction_files.score_matrix import join_matrix, join_ranking
 from stages.benchmarks.prediction_files.values import (
     NOTHING,
     answer_text,
@@ -86,6 +86,10 @@ def join(
         rows, videos, notes = join_matrix(asked, file.matrix, file.path, rules)
         return Joined(_usable(rows, file), notes, videos)
     given, notes = _by_question(asked, file, manifest, rules)
+    if file.videos:
+        rows, videos = join_ranking(asked, given, file.videos, rules)
+        notes += [f"ranked among {len(file.videos)} videos"]
+        return Joined(_usable(rows, file), notes, videos)
     truths, truth_notes = _truths(asked, given, file, manifest, rules)
     read, read_notes = _reader(asked, given, file, manifest, rules, vocabulary)
     rows = [_row(item, given.get(item.question_id), read) for item in truths]

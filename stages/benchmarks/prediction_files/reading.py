@@ -1,7 +1,8 @@
 """Prediction files of any maker: the container and the form are seen from the content.
 
     text      JSON (an object or a list), JSON lines, CSV or TSV; gzipped or not
-    .parquet  a table with `question_id` and `prediction`, such as `predictions.parquet`
+    .parquet  a table with `question_id` and `prediction`, such as `predictions.parquet`; in
+              retrieval with `scores`, and `videos.json` beside it
     .npz .npy a retrieval score matrix, texts x videos
 
 Reads one file and writes nothing. A value that is no usable prediction is not judged here.
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from stages.artifacts.clips import read_table
+from stages.artifacts.predictions import VIDEOS_FILE
 from stages.benchmarks.annotation_files import csv_header, open_text, records
 from stages.benchmarks.manifest import BenchmarkManifest
 from stages.benchmarks.prediction_files.forms import (
@@ -30,7 +33,7 @@ from stages.benchmarks.prediction_files.forms import (
     record_form,
     record_given,
 )
-from stages.benchmarks.prediction_files.given import PredictionFile
+from stages.benchmarks.prediction_files.given import Given, PredictionFile
 from stages.core.errors import DataError, MissingInput
 
 MATRIX_NAMES = ("sim", "sims", "scores", "similarity", "sim_matrix")
@@ -186,6 +189,8 @@ def _from_table(path: Path, manifest: BenchmarkManifest, as_published: bool) -> 
 
 def _from_parquet(path: Path, manifest: BenchmarkManifest) -> PredictionFile:
     table = read_table(path)
+    if manifest.scorer == "retrieval" and _scores_videos(table):
+        return _from_ranking(path, table.to_pylist())
     form = record_form(table.column_names, path.name, as_published=False)
     columns = set(table.column_names)
     also = {"status", "reason", "type", "video", "saliency"}
@@ -193,6 +198,43 @@ def _from_parquet(path: Path, manifest: BenchmarkManifest) -> PredictionFile:
     rows = enumerate(table.select(sorted(wanted)).to_pylist(), 1)
     numbered = [(f"{path.name}: row {row}", record) for row, record in rows]
     return PredictionFile(path, f"{form.name}-table", tuple(record_given(form, numbered, manifest)))
+
+
+def _scores_videos(table: pa.Table) -> bool:
+    """Whether it holds scores of all videos instead of a list of the best ones."""
+    columns = {field.name: field.type for field in table.schema}
+    return "scores" in columns and not pa.types.is_list(columns.get("prediction", pa.null()))
+
+
+def _from_ranking(path: Path, rows: Sequence[dict[str, Any]]) -> PredictionFile:
+    """Our own retrieval predictions: a score for each of the videos that a file beside it names."""
+    names = _video_names(path.with_name(VIDEOS_FILE))
+    given = tuple(
+        Given(
+            question_id=str(row["question_id"]),
+            value=None if row.get("status") == "failed" else row["scores"],
+            place=f"{path.name}: row {number}",
+            video=row.get("answer"),
+            reason=str(row.get("reason") or ""),
+        )
+        for number, row in enumerate(rows, 1)
+    )
+    return PredictionFile(path, "ranking-table", given, videos=names)
+
+
+def _video_names(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise MissingInput(
+            f"{path} not found: nothing says which videos the scores are about",
+            "leave the table in its artifact's folder, or give the artifact's id",
+        )
+    try:
+        names = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path} is not a list of names")
+    return tuple(names)
 
 
 # --- matrices --------------------------------------------------------------------------------
