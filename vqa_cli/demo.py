@@ -25,6 +25,14 @@ def demo(
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="Repetitions with other videos and training.")
     ] = 1,
+    videos: Annotated[
+        int | None,
+        typer.Option(
+            "--videos",
+            min=8,
+            help="Videos of each split [400, 60, 200]; a few for a quick look at every stage.",
+        ),
+    ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
@@ -38,7 +46,7 @@ def demo(
 
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     how = runtime(console, device=device, workers=workers, force=force)
-    result = stage.run_demo(open_workspace(workspace), how, seeds, console.note)
+    result = stage.run_demo(open_workspace(workspace), how, seeds, console.note, videos)
     console.end_progress()
     if as_json:
         console.json(result.as_json())

@@ -1,7 +1,10 @@
 """Recipes: TOML files that hold the settings of a run, stage by stage.
 
-[recipe]            title, benchmark, notes, published figures
-[[step]]            the commands of `vqa run`, in order
+[recipe]            title, benchmark, seeds, what is unknown of the published runs
+[recipe.sources]    where each setting comes from, by its full name
+[[recipe.published]]    a row of a paper, and the number of the step that measures it
+[[step]]            the commands of `vqa run`, in order; neighbours in which `{seed}` stands are
+                    run together once for each of the recipe's seeds
 [train-teacher]     settings of one command, used with `--recipe` as well
 """
 
@@ -11,10 +14,37 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
+from stages.core.config import Config
 from stages.core.errors import ConfigError, UsageError, read_text_or_explain
+
+SEED = "{seed}"
+
+
+class Published(Config):
+    """A printed row that a recipe is about."""
+
+    paper: str
+    """Name of the paper, as in `data_manifests/published`."""
+    table: str
+    """Number of its table."""
+    system: str
+    """The row's name there."""
+    frames: str = ""
+    """Its frames as printed."""
+    setting: str | None = None
+    """Tells rows of one name apart: fine-tuned, zero-shot."""
+    step: int = Field(ge=1)
+    """Number of the step whose metrics stand beside it."""
+    figures: dict[str, float]
+    """Printed figures by `split/category`; a metric other than accuracy is named behind it."""
+    note: str = ""
+    """What to know before comparing."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +72,24 @@ class Recipe:
         given = self.values.get("step", [])
         if not isinstance(given, list):
             raise ConfigError(f"recipe {self.name}: step is not a list", "write [[step]]")
-        return [self._command(number, step) for number, step in enumerate(given, 1)]
+        commands = [self._command(number, step) for number, step in enumerate(given, 1)]
+        return [
+            [part.replace(SEED, str(seed)) for part in command]
+            for seeded, group in groupby(
+                commands, lambda parts: any(SEED in part for part in parts)
+            )
+            for seed, command in product(self.seeds if seeded else (None,), list(group))
+        ]
+
+    @property
+    def seeds(self) -> list[int]:
+        """What `{seed}` stands for in turn."""
+        given = self.values.get("recipe", {}).get("seeds", [1])
+        if not isinstance(given, list) or not given or not all(type(n) is int for n in given):
+            raise ConfigError(
+                f"recipe {self.name}: seeds is not a list of whole numbers", "as in: seeds = [1, 2]"
+            )
+        return given
 
     def _command(self, number: int, step: Any) -> list[str]:
         command = step.get("command") if isinstance(step, dict) else None
@@ -56,7 +103,40 @@ class Recipe:
     @property
     def title(self) -> str:
         """One line that says what the recipe is for."""
-        return str(self.values.get("recipe", {}).get("title", self.name))
+        return str(self._about("title", str) or self.name)
+
+    @property
+    def benchmark(self) -> str | None:
+        """The benchmark that all steps are about, where it is said."""
+        found: str | None = self._about("benchmark", str)
+        return found
+
+    @property
+    def unknown(self) -> list[str]:
+        """What no source says of the published runs."""
+        return [str(text) for text in self._about("unknown", list) or []]
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Full name of a setting -> where its value comes from."""
+        return {str(name): str(text) for name, text in (self._about("sources", dict) or {}).items()}
+
+    @property
+    def published(self) -> list[Published]:
+        """The printed rows."""
+        rows = self._about("published", list) or []
+        return [
+            Published.build(row, f"recipe {self.name}, published {number}")
+            for number, row in enumerate(rows, 1)
+        ]
+
+    def _about(self, name: str, kind: type) -> Any:
+        """What `[recipe]` says, or None."""
+        about = self.values.get("recipe", {})
+        found = about.get(name) if isinstance(about, dict) else None
+        if found is not None and not isinstance(found, kind):
+            raise ConfigError(f"recipe {self.name}: recipe.{name} is no {kind.__name__}")
+        return found
 
 
 def recipe_names() -> list[str]:
