@@ -18,6 +18,7 @@ import typer
 from stages.core.errors import MachineError, UsageError, VqaError
 from vqa_cli import (
     artifacts,
+    bench,
     benchmarks,
     checkpoint,
     compare,
@@ -69,6 +70,7 @@ app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("run")(run.run)
 app.command("status")(status.status)
+app.add_typer(bench.app, name="bench")
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(checkpoint.app, name="checkpoint")
 

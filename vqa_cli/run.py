@@ -10,7 +10,8 @@ import contextlib
 import io
 import json
 import shlex
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +24,11 @@ from vqa_cli.options import (
     JsonOption,
     QuietOption,
     WorkspaceOption,
+    open_workspace,
 )
+
+if TYPE_CHECKING:
+    from stages.recipes.recipe import Recipe
 
 
 def run(
@@ -46,10 +51,7 @@ def run(
     steps = [[*step, "--workspace", str(workspace)] for step in chosen.steps]
     if dry_run:
         planned = [_planned(step) for step in steps]
-        if as_json:
-            console.json({"recipe": chosen.name, "title": chosen.title, "steps": planned})
-        else:
-            console.steps(chosen.title, planned)
+        _show_plan(chosen, planned, workspace, console)
         return 0
     done: list[dict[str, Any]] = []
     worst = 0
@@ -67,14 +69,72 @@ def run(
     return worst
 
 
+def _show_plan(
+    chosen: Recipe, planned: list[dict[str, Any]], workspace: Path, console: Console
+) -> None:
+    """Each step's own plan, what it is estimated to take, what is missing and the sums."""
+    from stages.bench.plan import recipe_plan
+
+    whole = recipe_plan(chosen, open_workspace(workspace))
+    estimates = whole.pop("estimates")
+    if console.as_json:
+        joined = zip(planned, estimates, strict=True)
+        steps = [{**step, "estimate": found} for step, found in joined]
+        console.json({"recipe": chosen.name, "title": chosen.title, "steps": steps, **whole})
+        return
+    console.steps(chosen.title, planned)
+    columns = ["step", "", "items", "written at most", "time here", "memory"]
+    rows = [
+        [str(number), step["command"][0], *_estimate_cells(found)]
+        for number, (step, found) in enumerate(zip(planned, estimates, strict=True), 1)
+    ]
+    console.table("estimated", columns, rows)
+    _show_sums(whole, console)
+
+
+def _show_sums(whole: dict[str, Any], console: Console) -> None:
+    """Missing files, sums against the machine, and what no source says."""
+    totals = whole["totals"]
+    for item in whole["missing"]:
+        console.note(f"missing: {item['what']}\n  {item['hint']}")
+    console.note(
+        f"in all {_size(totals['bytes'])} of features ({_size(totals['free_bytes'])} free), "
+        f"{_time(totals['seconds'])} of computing on this machine's {totals['device']} at "
+        f"{totals['product_operations_per_second'] / 1e9:,.0f} GFLOP/s, up to "
+        f"{_size(totals['memory_bytes'])} of memory ({_size(totals['machine_memory_bytes'])} here)"
+    )
+    if totals["steps_without_counts"]:
+        console.note(f"{totals['steps_without_counts']} steps are not counted: sizes not known")
+    for text in whole["unknown"]:
+        console.note(f"unknown: {text}")
+
+
+def _estimate_cells(found: dict[str, Any]) -> list[str]:
+    items = "-" if found["items"] is None else f"{found['items']:,} {found['item']}"
+    seconds = "-" if found["seconds"] is None else _time(found["seconds"])
+    return [items, _size(found["bytes"]), seconds, _size(found["memory_bytes"])]
+
+
+def _size(value: int | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 1e9:,.1f} GB" if value >= 1e8 else f"{value / 1e6:,.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
+
+
 def _planned(step: list[str]) -> dict[str, Any]:
     """A step with what its own `--dry-run` says, where it has one and its inputs are there."""
-    from vqa_cli.main import app
+    from vqa_cli.main import parser
 
-    root: Any = typer.main.get_command(app)
-    command = root.commands.get(step[0])
+    command = parser().commands.get(step[0])
     options = {text for parameter in getattr(command, "params", []) for text in parameter.opts}
-    if "--dry-run" not in options:
+    if "--dry-run" not in options or (step[0] == "eval" and "--sweep" in step):
         return {"command": step, "plan": None, "note": ""}
     code, output = _run_step([*step, "--dry-run"], as_json=True, quiet=True)
     if code == 0:

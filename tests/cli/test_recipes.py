@@ -72,6 +72,8 @@ def evaluation(values: dict[str, Any]) -> Config:
         "answer": "letter",
         "device": "cpu",
         "torch": "2.0",
+        "backbone": "b",
+        "backbone_weights": "b",
     }
     return EvaluateConfig.build({**given, **values}, "recipe")
 
@@ -193,7 +195,8 @@ def test_a_recipe_of_ones_own_runs_and_stops_at_the_first_error(
     recipe = tmp_path / "mine.toml"
     recipe.write_text(
         "[recipe]\ntitle = 'Mine'\n"
-        "[[step]]\ncommand = ['eval', '--benchmark', 'shapes', '--recipe', 'RECIPE']\n"
+        "[[step]]\n"
+        "command = ['eval', '--benchmark', 'shapes', '--recipe', 'RECIPE', '--no-blind']\n"
         "[[step]]\ncommand = ['eval', '--benchmark', 'star']\n"
         "[[step]]\ncommand = ['status']\n"
         "[eval]\nseed = 5\n".replace("RECIPE", str(recipe))

@@ -1,0 +1,1 @@
+"""`vqa bench` and the estimates of `vqa run --dry-run`: what things cost, counted and measured."""

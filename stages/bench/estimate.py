@@ -1,0 +1,348 @@
+"""What a step of a recipe would take before anything of it is there: items, bytes, operations.
+
+Counts come from the benchmark's manifest (or from questions that are prepared already), sizes from
+the backbone's config, operations from `sizes`. Time is operations over a share of the rate of a
+matrix product on this machine, probed for a moment; it is an estimate to plan by. Decoding, reading
+and scoring are not in it.
+
+Axes: T frames seen, K kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from stages.bench.sizes import BackboneSize, backbone_config, backbone_size, clip_config, tower_size
+from stages.benchmarks.manifest import BenchmarkManifest
+from stages.models.backbones.catalog import PUBLISHED_LAYOUTS, backbone_path
+from stages.models.backbones.folder import BackboneFolder
+from stages.models.videodistill_config import PAPER, VideoDistillConfig
+from stages.models.videodistill_cost import pair_cost
+from stages.recipes.recipe import Recipe
+
+T5_WORDS, BERT_WORDS = 80, 75
+"""Pieces of a prompt of NExT-QA (specs/vlap.md 9.2)."""
+ANSWER_STEPS = 2
+BACKWARD = 2.0
+"""Operations of a backward pass, in forward passes; half of it through frozen weights."""
+PRODUCT_SHARE = 0.5
+"""Share of a large product's rate that networks reach: 0.6 measured with `vqa bench features` on
+the CPU that this was written on, 0.5 is what is aimed for on an accelerator."""
+VIDEODISTILL_WORDS = 16
+FLOAT = 4
+TRAINED_BYTES = 16
+"""Per trained parameter: the weight, its gradient and Adam's two moments in float32."""
+ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step would take; none where the counts are not known.
+
+    Attributes:
+        items: Questions, clips or pairs.
+        item: What they are.
+        frames: Frames that go through a tower.
+        bytes: Written, of features.
+        operations: Floating-point operations.
+        memory_bytes: Weights, gradients, moments and one batch of features.
+        seconds: On this machine.
+    """
+
+    items: int | None = None
+    item: str = "questions"
+    frames: int | None = None
+    bytes: int | None = None
+    operations: int | None = None
+    memory_bytes: int | None = None
+    seconds: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command line of a recipe, read as far as an estimate needs it."""
+
+    recipe: Recipe
+    line: Sequence[str]
+
+    @property
+    def command(self) -> str:
+        """Its name."""
+        return self.line[0]
+
+    def option(self, name: str) -> str | None:
+        """The last value of `--name`."""
+        given = self.options(name)
+        return given[-1] if given else None
+
+    def options(self, name: str) -> list[str]:
+        """All values of `--name`."""
+        flag = f"--{name}"
+        return [self.line[n + 1] for n, text in enumerate(self.line[:-1]) if text == flag]
+
+    def setting(self, name: str, default: Any) -> Any:
+        """A setting of the command: `--set`, else the recipe's section, else `default`."""
+        for text in reversed(self.options("set")):
+            key, _, value = text.partition("=")
+            if key == name:
+                return value if isinstance(default, str) else type(default)(float(value))
+        found: Any = self.recipe.section(self.command)
+        for part in name.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        return default if found is None else found
+
+    def counts(self, name: str) -> list[int]:
+        """`--frames 32,4` or the section's list; empty: not said."""
+        given = self.option(name)
+        if given is not None:
+            return [int(text) for text in given.split(",")]
+        found = self.setting(name, 0)
+        return [int(n) for n in found] if isinstance(found, list) else [int(found)] * bool(found)
+
+    @property
+    def frames(self) -> int:
+        """T: the option's, else what the features' names or the recipe's own extraction say."""
+        if self.counts("frames"):
+            return max(self.counts("frames"))
+        named = [re.search(r"-(\d+)f-", text) for text in self.options("features")]
+        stored = [int(found.group(1)) for found in named if found]
+        others = [max(one.counts("frames") or [0]) for one in self._extractions()]
+        return max([*stored, *([] if stored else others), 0]) or 32
+
+    @property
+    def keep(self) -> int | None:
+        """K."""
+        return max(self.counts("keep"), default=None)
+
+    @property
+    def runs(self) -> int:
+        """Runs of a sweep; 1 without one."""
+        axes = (self.option("sweep") or "").split()
+        return prod(len(axis.partition("=")[2].split(",")) for axis in axes) if axes else 1
+
+    @property
+    def backbone(self) -> str | None:
+        """The step's, else that of the recipe's extraction."""
+        own = self.option("backbone") or self.option("for")
+        others = [one.option("backbone") for one in self._extractions()]
+        return own or next((name for name in others if name), None)
+
+    def _extractions(self) -> list[Step]:
+        lines = [line for line in self.recipe.steps if line[0].startswith("extract-")]
+        return [Step(self.recipe, line) for line in lines]
+
+
+def named_config(backbone: str) -> dict[str, Any]:
+    """`config.json` of a backbone; published ones need not be on this machine."""
+    layout = PUBLISHED_LAYOUTS.get(backbone)
+    if layout == "clip":
+        return clip_config("full")
+    if layout is not None:
+        return backbone_config(layout, "full")
+    return BackboneFolder(backbone_path(backbone)).config
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Questions and clips of the splits that a step works on; none: not known."""
+
+    questions: int | None
+    clips: int | None
+
+
+def split_counts(
+    manifest: BenchmarkManifest, splits: Sequence[str], prepared: Mapping[str, int]
+) -> Counts:
+    """What the manifest expects, or what is prepared.
+
+    Args:
+        manifest: The benchmark.
+        splits: Its splits.
+        prepared: Questions of splits that are prepared already.
+    """
+    questions, clips = [], []
+    for name in splits:
+        split = manifest.splits[name]
+        asked = prepared.get(name, split.questions)
+        questions.append(asked)
+        # Clips with times of their own are at most as many as questions.
+        clips.append(split.videos if manifest.clip == "whole" else asked)
+    return Counts(_total(questions), _total(clips))
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def estimate(step: Step, counts: Counts, rate: float) -> Estimate:
+    """One step.
+
+    Args:
+        step: The command line.
+        counts: Of the splits that it works on.
+        rate: Operations per second of a matrix product on this machine.
+    """
+    backbone = step.backbone
+    if backbone is None or step.command not in _ESTIMATES:
+        return Estimate()
+    config = named_config(backbone)
+    found = _ESTIMATES[step.command](step, counts, config)
+    if found.operations is None:
+        return found
+    operations = found.operations * step.runs
+    seconds = round(operations / (rate * PRODUCT_SHARE), 1)
+    return Estimate(**{**found.as_json(), "operations": operations, "seconds": seconds})
+
+
+def _extraction(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estimate:
+    """Frames of every clip through the tower, once."""
+    tower = tower_size(config)
+    per_clip = sum(step.counts("frames") or [step.frames])
+    per_clip *= 1 + int(step.option("views") or step.setting("views", 0))
+    frames = None if counts.clips is None else counts.clips * per_clip
+    item = ITEM_BYTES[step.option("dtype") or step.setting("dtype", "float16")]
+    row = tower.tokens * tower.width * item
+    pixels = config.get("vision_config", {}).get("image_size", 224) ** 2 * 3
+    written = pixels if step.command == "extract-frames" else row
+    work = 0 if step.command == "extract-frames" else tower.flops
+    return Estimate(
+        items=counts.clips,
+        item="clips",
+        frames=frames,
+        bytes=None if frames is None else frames * written,
+        operations=None if frames is None else frames * work,
+        memory_bytes=FLOAT * tower.parameters + step.frames * tower.tokens * tower.width * FLOAT,
+    )
+
+
+def _training(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estimate:
+    """Every question in every epoch, forward and backward."""
+    if config.get("model_type") == "clip":
+        return _videodistill(step, counts, config, train=True)
+    size = backbone_size(config)
+    epochs, batch = int(step.setting("training.epochs", 10)), step.setting("training.batch_size", 8)
+    operations, trained = _step_operations(step, size)
+    features = int(batch) * step.frames * size.tower.tokens * size.tower.width * FLOAT
+    return Estimate(
+        items=counts.questions,
+        operations=None if counts.questions is None else counts.questions * epochs * operations,
+        memory_bytes=_weights(step, size, trained) + features,
+    )
+
+
+def _step_operations(step: Step, size: BackboneSize) -> tuple[int, int]:
+    """Operations of one question in training, and parameters that are held in training."""
+    T, K = step.frames, step.keep
+    qformer = size.qformer.flops(size.tower.tokens, BERT_WORDS)
+    learns = 1 + BACKWARD
+    through = 1 + BACKWARD / 2  # T5's weights get no gradient
+    side = size.qformer.parameters
+    if step.command == "train-teacher":
+        seen = K or T
+        return int(seen * qformer * learns + _answer(size, seen) * through), side
+    if step.command == "distill":
+        K = K or T
+        return int((T + K * learns) * qformer + _answer(size, K) * through), 2 * side
+    if step.command == "train-answerer":
+        chosen = step.option("select") in (None, "localizer")
+        # The frozen localizer's choice is made once, unless its dropout is wanted in every step.
+        afresh = step.setting("dropout_in_choice", False)
+        times = 1 if afresh else 1 / int(step.setting("training.epochs", 10))
+        looks = T * (qformer + _single(size)) * times if chosen else 0
+        K = K or 4
+        return int(looks + K * qformer * learns + _answer(size, K) * through), 2 * side
+    seen = int(step.setting("frames_per_question", 4))
+    return int(seen * (qformer * learns + _single(size) * through)), 2 * side
+
+
+def _answering(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estimate:
+    """Every question once, from stored features."""
+    if config.get("model_type") == "clip":
+        return _videodistill(step, counts, config, train=False)
+    size = backbone_size(config)
+    T = step.frames
+    qformer = size.qformer.flops(size.tower.tokens, BERT_WORDS)
+    system = step.option("system") or "vlap"
+    K = T if step.option("select") == "all" else step.keep or min(4, T)
+    if step.command == "pseudo-label":
+        each = T * (qformer + _single(size))
+    elif system == "sevila":
+        each = (T + K) * qformer + T * _single(size) + _answer(size, K)
+    elif system == "blip2-voting":
+        each = K * (qformer + _single(size))
+    else:
+        each = K * qformer + _answer(size, K)
+    features = 16 * T * size.tower.tokens * size.tower.width * FLOAT
+    return Estimate(
+        items=counts.questions,
+        operations=None if counts.questions is None else counts.questions * each,
+        memory_bytes=_weights(step, size, 0) + features,
+    )
+
+
+def _videodistill(
+    step: Step, counts: Counts, config: Mapping[str, Any], *, train: bool
+) -> Estimate:
+    """Every (question, video) pair through sampler and refinement."""
+    tower = tower_size(config)
+    values = {**PAPER, "frames": step.frames, "keep": min(step.keep or 16, step.frames)}
+    network = VideoDistillConfig(**{**values, **step.recipe.section(step.command).get("model", {})})
+    cost = pair_cost(
+        network,
+        patches=tower.tokens - 1,
+        patch_width=tower.width,
+        cls_width=tower.width,
+        words=VIDEODISTILL_WORDS,
+    )
+    passes = (1 + BACKWARD) * int(step.setting("training.epochs", 10)) if train else 1
+    pairs = counts.questions
+    return Estimate(
+        items=pairs,
+        item="pairs" if not train else "questions",
+        operations=None if pairs is None else int(pairs * passes * cost.total),
+    )
+
+
+def _answer(size: BackboneSize, frames: int) -> int:
+    """T5 on the tokens of `frames` frames and a prompt."""
+    length = frames * size.qformer.queries + T5_WORDS
+    language = size.language
+    return language.encoder_flops(length) + language.decoder_flops(length, ANSWER_STEPS)
+
+
+def _single(size: BackboneSize) -> int:
+    """T5 on one frame and a prompt, one step."""
+    length = size.qformer.queries + T5_WORDS
+    return size.language.encoder_flops(length) + size.language.decoder_flops(length, 1)
+
+
+def _weights(step: Step, size: BackboneSize, trained: int) -> int:
+    """Bytes of T5, the Q-Formers, and what training holds beside them."""
+    said = [step.setting(name, "float32") for name in ("precision", "training.precision")]
+    half = said != ["float32", "float32"]
+    language = size.language.parameters * (2 if half else FLOAT)
+    return language + 2 * FLOAT * size.qformer.parameters + TRAINED_BYTES * trained
+
+
+_ESTIMATES = {
+    "extract-frames": _extraction,
+    "extract-features": _extraction,
+    "train-teacher": _training,
+    "distill": _training,
+    "train-localizer": _training,
+    "refine-localizer": _training,
+    "train-answerer": _training,
+    "train-videodistill": _training,
+    "pretrain-videodistill": _training,
+    "pseudo-label": _answering,
+    "eval": _answering,
+}

@@ -1,0 +1,204 @@
+"""The plan of a recipe: what each step would take, what is missing, and what it adds up to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, get_args
+
+import torch
+
+from stages.artifacts.atomic import free_bytes
+from stages.artifacts.store import Workspace
+from stages.bench.clock import Clock, machine_bytes
+from stages.bench.estimate import Counts, Estimate, Step, estimate, split_counts
+from stages.benchmarks.manifest import BenchmarkManifest, Role, load_manifest, split_name
+from stages.core.device import resolve_device
+from stages.core.errors import MissingInput
+from stages.models.backbones.catalog import backbone_path
+from stages.recipes.recipe import Recipe, load_recipe, recipe_names
+
+PROBE_SECONDS = 0.1
+PROBE_SIDE = {"cuda": 8192, "mps": 2048, "cpu": 768}
+WEIGHTS_OPTIONS = ("weights", "selector", "init", "teacher")
+TRAINING = ("train-", "refine-", "pretrain-", "distill")
+
+
+@cache
+def probed_rate(device: str) -> float:
+    """Operations per second of a matrix product: bfloat16 on CUDA, else float32, all threads."""
+    where = resolve_device(device)
+    side = PROBE_SIDE[where.type]
+    dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+    left = torch.ones(side, side, device=where, dtype=dtype)
+    best, ends = float("inf"), time.perf_counter() + PROBE_SECONDS
+    while best == float("inf") or time.perf_counter() < ends:
+        if where.type == "cuda":
+            took = Clock(where)(lambda: left @ left)[0]
+        else:
+            began = time.perf_counter()
+            left @ left
+            took = time.perf_counter() - began
+        best = min(best, took)
+    return 2 * side**3 / best
+
+
+def recipe_plan(recipe: Recipe, workspace: Workspace, device: str = "auto") -> dict[str, Any]:
+    """What `vqa run --dry-run` says beside each command's own plan.
+
+    Args:
+        recipe: Its steps are not run.
+        workspace: Which questions, weights and features are there.
+        device: What the estimates are for.
+
+    Returns:
+        `estimates` (one a step), `missing`, `totals`, `published` and `unknown`.
+    """
+    rate = probed_rate(device)
+    steps = [Step(recipe, line) for line in recipe.steps]
+    estimates = [_estimate(step, workspace, rate) for step in steps]
+    return {
+        "estimates": [found.as_json() for found in estimates],
+        "missing": missing(recipe, steps, workspace),
+        "totals": _totals(estimates, workspace, device, rate),
+        "published": [row.as_json() for row in recipe.published],
+        "unknown": recipe.unknown,
+    }
+
+
+def _estimate(step: Step, workspace: Workspace, rate: float) -> Estimate:
+    benchmark = step.option("benchmark")
+    if benchmark is None:
+        return Estimate()
+    manifest = load_manifest(benchmark)
+    try:
+        return estimate(step, _counts(step, manifest, workspace), rate)
+    except MissingInput:  # a folder that is not there: `missing` says so
+        return Estimate()
+
+
+def _counts(step: Step, manifest: BenchmarkManifest, workspace: Workspace) -> Counts:
+    """Of the splits that a step reads when none is named."""
+    prepared = {
+        str(item.config["split"]): int(item.counts["done"])
+        for item in workspace.finished("questions")
+        if item.config["benchmark"] == manifest.name
+    }
+    return split_counts(manifest, step_splits(step, manifest), prepared)
+
+
+def step_splits(step: Step, manifest: BenchmarkManifest) -> list[str]:
+    """Splits that a step works through."""
+    named = step.option("split")
+    if named is not None:
+        return [split_name(manifest, named)]
+    if step.command.startswith("extract-"):
+        found = [name for role in get_args(Role) for name in manifest.splits_for(role)]
+        return list(dict.fromkeys(found))
+    learns = step.command.startswith(TRAINING) or step.command == "pseudo-label"
+    return list(manifest.splits_for("train" if learns else "report"))
+
+
+# --- what is missing -----------------------------------------------------------------------------
+
+
+def missing(recipe: Recipe, steps: Sequence[Step], workspace: Workspace) -> list[dict[str, str]]:
+    """Questions, backbones and weights that no step makes and that are not there."""
+    found = [*_missing_questions(steps, workspace), *_missing_backbones(steps)]
+    return [*found, *_missing_weights(recipe, steps, workspace)]
+
+
+def _missing_questions(steps: Sequence[Step], workspace: Workspace) -> list[dict[str, str]]:
+    prepared = {
+        (item.config["benchmark"], item.config["split"]) for item in workspace.finished("questions")
+    }
+    for step in steps:
+        if step.command == "prepare":
+            prepared.add((step.option("benchmark"), step.option("split")))
+    wanted: dict[tuple[str, str], BenchmarkManifest] = {}
+    for step in steps:
+        benchmark = step.option("benchmark")
+        if benchmark is None:
+            continue
+        manifest = load_manifest(benchmark)
+        for split in step_splits(step, manifest):
+            if (benchmark, split) not in prepared:
+                wanted[benchmark, split] = manifest
+    return [
+        {
+            "what": f"questions and videos of {benchmark} {split}",
+            "hint": f"vqa prepare --benchmark {benchmark} --split {split} --annotations FILE "
+            f"--videos DIR ({'; '.join(manifest.get)})",
+        }
+        for (benchmark, split), manifest in wanted.items()
+    ]
+
+
+def _missing_backbones(steps: Sequence[Step]) -> list[dict[str, str]]:
+    found: dict[str, str] = {}
+    for step in steps:
+        name = step.option("backbone") or step.option("for")
+        if name is None or name in found:
+            continue
+        try:
+            backbone_path(name)
+        except MissingInput as error:
+            found[name] = error.hint
+    return [{"what": f"backbone {name}", "hint": hint} for name, hint in found.items()]
+
+
+def _missing_weights(
+    recipe: Recipe, steps: Sequence[Step], workspace: Workspace
+) -> list[dict[str, str]]:
+    """Weights named in a step that no step before it makes and the workspace does not hold."""
+    known = {item.label for item in workspace.finished("weights")} | {"none"}
+    known |= {item.id for item in workspace.finished("weights")}
+    wanted: dict[str, str] = {}
+    for step in steps:
+        for option in WEIGHTS_OPTIONS:
+            for name in step.options(option):
+                if name not in known and not _is_init(step, option, name):
+                    wanted.setdefault(name, _maker(name, recipe.name))
+        if step.command.startswith(TRAINING) and step.option("name"):
+            known.add(str(step.option("name")))
+    return [{"what": f"weights {name}", "hint": hint} for name, hint in wanted.items()]
+
+
+def _is_init(step: Step, option: str, name: str) -> bool:
+    """`vqa distill --init teacher` names a way, not weights."""
+    return option == "init" and step.command == "distill"
+
+
+@cache
+def _shipped(name: str) -> Recipe:
+    return load_recipe(name)
+
+
+def _maker(name: str, asking: str) -> str:
+    """The shipped recipe that makes weights of that name."""
+    for other in recipe_names():
+        recipe = _shipped(other)
+        made = [Step(recipe, line).option("name") for line in recipe.steps
+                if line[0].startswith(TRAINING)]  # fmt: skip
+        if other != asking and name in made:
+            return f"vqa run {other}"
+    return "train them first, or name others"
+
+
+def _totals(
+    estimates: Sequence[Estimate], workspace: Workspace, device: str, rate: float
+) -> dict[str, Any]:
+    """Sums of what is known, and what this machine has."""
+    return {
+        "bytes": sum(one.bytes or 0 for one in estimates),
+        "free_bytes": free_bytes(workspace.root),
+        "operations": sum(one.operations or 0 for one in estimates),
+        "seconds": round(sum(one.seconds or 0 for one in estimates), 1),
+        "memory_bytes": max((one.memory_bytes or 0 for one in estimates), default=0),
+        "machine_memory_bytes": machine_bytes(),
+        "steps_without_counts": sum(one.item == "questions" and one.items is None
+                                    for one in estimates),
+        "device": resolve_device(device).type,
+        "product_operations_per_second": round(rate),
+    }  # fmt: skip
