@@ -15,6 +15,11 @@ from typing import Any
 
 import pytest
 
+# Before torch is there: tests run in a process per core, and networks this small gain nothing from
+# threads, least of all from threads that spin while they wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 
 def shared_folder() -> Path | None:
     """The folder of real annotations, videos and golden tensors, where there is one."""

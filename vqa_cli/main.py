@@ -18,12 +18,14 @@ import typer
 from stages.core.errors import MachineError, UsageError, VqaError
 from vqa_cli import (
     artifacts,
+    ask,
     bench,
     benchmarks,
     checkpoint,
     compare,
     demo,
     distill,
+    doctor,
     evaluate,
     extract_features,
     extract_frames,
@@ -68,8 +70,10 @@ app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("ask")(ask.ask)
 app.command("run")(run.run)
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(checkpoint.app, name="checkpoint")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.artifacts import atomic
 from stages.artifacts.locks import locked
-from stages.artifacts.result import directory_bytes
+from stages.artifacts.progress import (
+    folder_bytes,
+    locked_shards,
+    pace,
+    read_json,
+    training_position,
+)
 from stages.artifacts.store import (
     FORMAT_VERSIONS,
     MANIFEST,
+    REBUILD_COMMANDS,
     Artifact,
     Listing,
     Workspace,
@@ -30,6 +36,9 @@ SHARDED_STEMS = {
     "predictions": "predictions",
 }
 
+LOOKS = 3
+"""How often a workspace in which others delete is looked at."""
+
 
 def describe(listing: Listing) -> dict[str, Any]:
     """One row of `vqa artifacts ls`."""
@@ -43,19 +52,31 @@ def describe(listing: Listing) -> dict[str, Any]:
         "done": counts.get("done", 0),
         "failed": counts.get("failed", 0),
         "total": counts.get("total", 0),
-        "bytes": directory_bytes(listing.path),
+        "bytes": folder_bytes(listing.path),
     }
 
 
 def workspace_status(workspace: Workspace) -> dict[str, Any]:
-    """Every artifact with its shards, inputs, and whether an input has changed since."""
+    """Every artifact with its shards, inputs, pace, and whether an input has changed since."""
+    for _ in range(LOOKS - 1):
+        try:
+            return _look(workspace)
+        except FileNotFoundError:  # something was deleted or renamed between two looks at it
+            continue
+    return _look(workspace)
+
+
+def _look(workspace: Workspace) -> dict[str, Any]:
     rows = []
     for listing in workspace.listings():
-        row = describe(listing) | _shards(workspace, listing) | {"inputs": [], "stale": []}
+        row = describe(listing) | {"stage": _stage(listing)}
+        row |= _shards(workspace, listing) | {"inputs": [], "stale": [], "stale_why": []}
+        row["training"] = training_position(listing.path) if _trains(listing) else None
         if listing.artifact is not None:
+            why = stale_reasons(workspace, listing.artifact)
             row["inputs"] = listing.artifact.input_ids()
-            row["stale"] = stale_inputs(workspace, listing.artifact)
-            row["state"] = "stale" if row["stale"] else row["state"]
+            row["stale"], row["stale_why"] = list(why), list(why.values())
+            row["state"] = "stale" if why else row["state"]
         rows.append(row)
     return {
         "workspace": str(workspace.root),
@@ -65,49 +86,72 @@ def workspace_status(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def _shards(workspace: Workspace, listing: Listing) -> dict[str, int]:
-    """Finished shards of how many, and of an unfinished artifact the items as well."""
+def _stage(listing: Listing) -> str:
+    """The command that makes such an artifact; of weights their role says more."""
+    if listing.kind == "weights":
+        return "training"
+    return REBUILD_COMMANDS[listing.kind].removeprefix("vqa ")
+
+
+def _trains(listing: Listing) -> bool:
+    return listing.kind == "weights" and listing.artifact is None
+
+
+def _shards(workspace: Workspace, listing: Listing) -> dict[str, Any]:
+    """Finished shards of how many, and of an unfinished artifact the items and the pace as well."""
+    still: dict[str, Any] = {"shards_running": 0, "rate": None, "eta_seconds": None}
     stem = SHARDED_STEMS.get(listing.kind)
     if stem is None:
-        return {"shards": 0, "shards_done": 0}
+        return {"shards": 0, "shards_done": 0, **still}
     sidecars = sorted(listing.path.glob(f"{stem}-[0-9]*.json"))
     if listing.artifact is not None:
         total = int(listing.artifact.manifest.get("shards", len(sidecars)))
-        return {"shards": total, "shards_done": len(sidecars)}
-    outlook = _read_json(workspace.lock_path(listing.kind, listing.path.name, "outlook"))
-    counts = [_read_json(path).get("counts", {}) for path in sidecars]
+        return {"shards": total, "shards_done": len(sidecars), **still}
+    lock = workspace.lock_path(listing.kind, listing.path.name, "outlook")
+    outlook_path = lock.with_suffix(".json")
+    outlook = read_json(outlook_path)
+    counts = [read_json(path).get("counts", {}) for path in sidecars]
+    items = int(outlook.get("total", 0))
+    if listing.running:
+        still["shards_running"] = locked_shards(lock.parent, listing.path.name)
+        found = pace(sidecars, outlook_path, items)
+        still |= {"rate": found.rate, "eta_seconds": found.eta_seconds}
     return {
         "shards": outlook.get("shards", len(sidecars)),
         "shards_done": len(sidecars),
-        "total": outlook.get("total", 0),
+        "total": items,
         "done": sum(item.get("done", 0) for item in counts),
         "failed": sum(item.get("failed", 0) for item in counts),
+        **still,
     }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object beside a lock or in a sidecar; {} where there is none yet."""
-    try:
-        value = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def stale_inputs(workspace: Workspace, artifact: Artifact) -> list[str]:
     """Inputs that are gone, unreadable, or hold other content than when `artifact` was made."""
-    return [
-        str(record["id"])
-        for record in artifact.manifest["inputs"]
-        if _content(workspace, record) != record["content"]
-    ]
+    return list(stale_reasons(workspace, artifact))
 
 
-def _content(workspace: Workspace, record: dict[str, str]) -> str | None:
+def stale_reasons(workspace: Workspace, artifact: Artifact) -> dict[str, str]:
+    """Id of each such input, and in one sentence what happened to it."""
+    reasons = {}
+    for record in artifact.manifest["inputs"]:
+        why = _why_stale(workspace, record)
+        if why:
+            reasons[str(record["id"])] = f"{record['role']} {record['id']} {why}"
+    return reasons
+
+
+def _why_stale(workspace: Workspace, record: dict[str, str]) -> str:
+    path = workspace.root / record["kind"] / record["id"]
     try:
-        return workspace.open(workspace.root / record["kind"] / record["id"]).content
-    except (DataError, MissingInput):
-        return None
+        found = workspace.open(path)
+    except MissingInput:
+        return "is gone" if not path.exists() else "is not finished any more"
+    except DataError as error:
+        return f"cannot be read: {error.message}"
+    if found.content == record["content"]:
+        return ""
+    return f"was made again with other content ({found.manifest['created']})"
 
 
 def find_anywhere(workspace: Workspace, reference: str) -> Artifact:
