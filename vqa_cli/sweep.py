@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stages.core.errors import UsageError
+from stages.core.errors import ConfigError, UsageError
 from vqa_cli.console import Console
 from vqa_cli.settings import assign, parse_value
 
@@ -69,7 +69,7 @@ def combinations(text: str) -> list[Settings]:
     """Every combination of `name=value,value` groups, the last group changing fastest.
 
     Raises:
-        UsageError: A group is not of that form, or a name occurs twice.
+        UsageError: A group is not of that form, or a name or a value occurs twice.
     """
     groups: dict[str, list[Any]] = {}
     for part in text.split():
@@ -80,11 +80,33 @@ def combinations(text: str) -> list[Settings]:
                 '--sweep "frames=8,16,32 keep=1,4"',
             )
         groups[name] = [parse_value(value) for value in values.split(",")]
+        if len(set(values.split(","))) < len(groups[name]):
+            raise UsageError(f"--sweep: {part!r} has a value twice", "each one once")
     if not groups:
         raise UsageError("--sweep is empty", '--sweep "frames=8,16,32 keep=1,4"')
     return [
         dict(zip(groups, chosen, strict=True)) for chosen in itertools.product(*groups.values())
     ]
+
+
+def check_plot(plot: Path | None, combined: Sequence[Settings]) -> None:
+    """Before anything is computed: can this sweep be drawn, and into this file?
+
+    Raises:
+        UsageError: No swept setting has two numbers, or the file is a folder.
+    """
+    if plot is None:
+        return
+    from stages.artifacts import atomic
+    from stages.report_page.curve import swept_number
+
+    if swept_number(combined) is None:
+        raise UsageError(
+            "--plot: no swept setting has two numbers", '--sweep "keep=1,2,4,8" --plot curve.svg'
+        )
+    if plot.is_dir():
+        raise UsageError(f"--plot {plot} is a folder", f"--plot {plot / 'curve.svg'}")
+    atomic.make_directory(plot.parent)
 
 
 def draw_sweep(
@@ -94,7 +116,7 @@ def draw_sweep(
     measured: Sequence[tuple[Settings, Mapping[str, Any]]],
 ) -> None:
     """Write the sweep's curve to the file that the user named, if there is one."""
-    if plot is None:
+    if plot is None or not measured:
         return
     from stages.artifacts import atomic
     from stages.report_page.curve import Measured, sweep_curve
@@ -128,17 +150,18 @@ def run_sweep(
         What came out of the possible ones.
     """
     combined = combinations(text)
+    check_plot(plot, combined)
     done = [_one(values, settings, evaluate) for settings in combined]
+    measured = [
+        (item.settings, item.result.details["metrics"]) for item in done if item.result is not None
+    ]
+    draw_sweep(console, plot, title, measured)
     if console.as_json:
         console.json({"command": "eval", "sweep": [item.as_json() for item in done]})
     else:
         names = list(combined[0])
         console.end_progress()
         console.table("", columns(names), [item.row(names) for item in done])
-    measured = [
-        (item.settings, item.result.details["metrics"]) for item in done if item.result is not None
-    ]
-    draw_sweep(console, plot, title, measured)
     return [item.result for item in done if item.result is not None]
 
 
@@ -154,7 +177,7 @@ def plan_sweep(
         label = ", ".join(f"{name} {value}" for name, value in settings.items())
         try:
             planned.append((label, plan(_over(values, settings))))
-        except UsageError as error:
+        except (UsageError, ConfigError) as error:
             planned.append((label, {"skipped": error.message}))
     console.plans("eval", planned)
 
@@ -172,5 +195,5 @@ def _one(
 ) -> Swept:
     try:
         return Swept(settings, evaluate(_over(values, settings)))
-    except UsageError as error:
+    except (UsageError, ConfigError) as error:
         return Swept(settings, None, error.message)

@@ -36,7 +36,7 @@ from vqa_cli.options import (
     runtime,
 )
 from vqa_cli.settings import settings
-from vqa_cli.sweep import PlotOption, combinations, draw_sweep
+from vqa_cli.sweep import PlotOption, combinations
 from vqa_cli.training_sweep import TrainingSweep, swept
 
 TaskOption = Annotated[
@@ -157,9 +157,7 @@ def train_videodistill(
         return 0
     if sweep is not None:
         table = TrainingSweep(console, root, how, benchmark, blind)
-        rows = table.run(values, combinations(sweep), train, evaluate=evaluate)
-        measured = [(row["settings"], row["metrics"]) for row in rows if "metrics" in row]
-        draw_sweep(console, plot, f"{benchmark}, VideoDistill", measured)
+        table.run(values, combinations(sweep), train, evaluate=evaluate, plot=plot)
         return 0
     if dry_run:
         console.plan("train-videodistill", stage.plan(root, decided(values)))

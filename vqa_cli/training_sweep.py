@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from stages.artifacts.result import StageResult
@@ -13,6 +14,7 @@ from stages.core.runtime import Runtime
 from vqa_cli.answering import answering_stage
 from vqa_cli.console import Console
 from vqa_cli.settings import assign
+from vqa_cli.sweep import check_plot, draw_sweep
 
 Settings = dict[str, Any]
 FIGURES = ("accuracy", "R@1", "keyframe_recall", "keyframe_precision")
@@ -58,26 +60,27 @@ class TrainingSweep:
         train: Callable[[Settings], StageResult],
         *,
         evaluate: bool,
-    ) -> list[dict[str, Any]]:
+        plot: Path | None = None,
+    ) -> None:
         """Train each combination over `values`; an impossible one is skipped with its reason.
 
-        Returns:
-            What `--json` lists: per combination its settings and, unless it was skipped, what came
-            out.
+        `plot` names the file of the curve; none: there is no curve.
         """
+        check_plot(plot, combined)
         rows = [
             self._row(label, settings, merged, train, evaluate)
             for settings, (label, merged) in zip(combined, swept(values, combined), strict=True)
         ]
+        measured = [(row["settings"], row["metrics"]) for row in rows if "metrics" in row]
+        draw_sweep(self.console, plot, f"{self.benchmark}, VideoDistill", measured)
         self.console.end_progress()
         if self.console.as_json:
             self.console.json({"command": "train-videodistill", "sweep": rows})
-            return rows
+            return
         names = list(combined[0])
         figures = [name for name in FIGURES if any(name in row.get("metrics", {}) for row in rows)]
         heads = [*names, "tune", *figures, *(["blind"] if self.blind else []), "weights"]
         self.console.table("", heads, [self._cells(row, names, figures) for row in rows])
-        return rows
 
     def _row(
         self,

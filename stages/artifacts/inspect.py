@@ -126,13 +126,12 @@ def _shards(workspace: Workspace, listing: Listing) -> dict[str, Any]:
     }
 
 
-def stale_inputs(workspace: Workspace, artifact: Artifact) -> list[str]:
-    """Inputs that are gone, unreadable, or hold other content than when `artifact` was made."""
-    return list(stale_reasons(workspace, artifact))
-
-
 def stale_reasons(workspace: Workspace, artifact: Artifact) -> dict[str, str]:
-    """Id of each such input, and in one sentence what happened to it."""
+    """Inputs that are gone, unreadable, or hold other content than when `artifact` was made.
+
+    Returns:
+        Id of each, and in one sentence what happened to it.
+    """
     reasons = {}
     for record in artifact.manifest["inputs"]:
         why = _why_stale(workspace, record)

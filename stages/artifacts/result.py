@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from stages.artifacts.store import FORMAT_VERSIONS, Artifact, Draft
@@ -99,8 +98,3 @@ def unfinished_result(draft: Draft, counts: Mapping[str, int], seconds: float) -
         seconds=seconds,
         notes=["other shards are still missing; a run without --shard finishes them"],
     )
-
-
-def directory_bytes(path: Path) -> int:
-    """Bytes of all files below `path`."""
-    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())

@@ -7,7 +7,7 @@ a teacher's or a start's are nowhere in the file and must be given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stages.checkpoints.assembly import Source
@@ -51,10 +51,6 @@ class ImportChoices:
     preset: str = "paper"
     allow_missing: tuple[str, ...] = ()
     model: dict[str, Any] = field(default_factory=dict)
-
-    def with_role(self, role: str) -> ImportChoices:
-        """The same for one role."""
-        return replace(self, roles=(role,))
 
 
 def vlap_role(choices: ImportChoices, sources: Sequence[Source]) -> str:

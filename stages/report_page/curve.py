@@ -23,6 +23,16 @@ SEED = "seed"
 NUM_TICKS = 5
 
 
+def swept_number(combined: Sequence[Mapping[str, Any]]) -> str | None:
+    """The first swept setting with two numbers, which a curve can run along."""
+    for name in combined[0] if combined else ():
+        values = {settings[name] for settings in combined}
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        if name != SEED and numbers and len(values) > 1:
+            return name
+    return None
+
+
 @dataclass(frozen=True)
 class Measured:
     """One combination of a sweep.
@@ -46,7 +56,7 @@ def sweep_curve(measured: Sequence[Measured], title: str) -> str:
         UsageError: No swept setting has two numbers, or nothing was measured.
     """
     figure = next((name for name in FIGURES if any(name in m.metrics for m in measured)), None)
-    x_name = _along(measured)
+    x_name = swept_number([m.settings for m in measured])
     if figure is None or x_name is None:
         raise UsageError(
             "a curve needs a swept setting with two numbers at least, and a figure for each",
@@ -70,16 +80,6 @@ def sweep_curve(measured: Sequence[Measured], title: str) -> str:
 
 Line = dict[float, tuple[list[float], Sequence[float]]]
 """x -> the seeds' values, and the interval of a single one."""
-
-
-def _along(measured: Sequence[Measured]) -> str | None:
-    """The first swept setting with two numbers."""
-    for name in measured[0].settings if measured else ():
-        values = {m.settings[name] for m in measured}
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        if name != SEED and numbers and len(values) > 1:
-            return name
-    return None
 
 
 def _lines(measured: Sequence[Measured], x_name: str, figure: str) -> dict[str, Line]:

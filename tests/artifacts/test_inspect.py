@@ -13,7 +13,7 @@ from stages.artifacts.inspect import (
     delete_artifact,
     find_anywhere,
     prunable,
-    stale_inputs,
+    stale_reasons,
     workspace_status,
 )
 from stages.artifacts.rows import encode_rows
@@ -122,12 +122,12 @@ def test_an_input_that_changed_or_cannot_be_read_makes_stale(tmp_path: Path) -> 
     workspace = Workspace(tmp_path)
     source = build(workspace, Request("questions", "x", {}))
     dependant = build(workspace, Request("frames", "y", {}, {"questions": source}))
-    assert stale_inputs(workspace, dependant) == []
+    assert stale_reasons(workspace, dependant) == {}
 
     newer = json.loads((source.path / "manifest.json").read_text()) | {"format_version": 99}
     (source.path / "manifest.json").write_text(json.dumps(newer))
 
-    assert stale_inputs(workspace, dependant) == [source.id]
+    assert list(stale_reasons(workspace, dependant)) == [source.id]
     states = {row["id"]: row["state"] for row in workspace_status(workspace)["artifacts"]}
     assert states == {source.id: "unreadable", dependant.id: "stale"}
 

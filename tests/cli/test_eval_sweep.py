@@ -21,6 +21,11 @@ def test_every_combination_occurs_and_the_last_group_changes_fastest() -> None:
     assert combinations("select=uniform,random") == [{"select": "uniform"}, {"select": "random"}]
 
 
+def test_a_value_occurs_once() -> None:
+    with pytest.raises(UsageError):
+        combinations("keep=1,1")
+
+
 @pytest.mark.parametrize("text", ["", "frames", "frames=", "=3", "keep=1 keep=2"])
 def test_what_is_no_sweep_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -73,3 +78,26 @@ def test_a_sweep_has_no_single_name_or_file(vqa: Callable[..., Any]) -> None:
     assert vqa(*line, "--name", "x").code == 2
     assert vqa(*line, "--export", "official").code == 2
     assert vqa("eval", "-b", "shapes", "--plot", "k.svg").code == 2
+
+
+def test_what_cannot_be_drawn_is_refused_before_anything_is_computed(
+    sevila_world: Any, tmp_path: Any, vqa: Callable[..., Any]
+) -> None:
+    workspace = sevila_world.copy(tmp_path)
+    line = ("eval", "-b", "shapes", "--system", "sevila", "-w", workspace, "--select", "uniform")
+    folder = vqa(*line, "--sweep", "keep=1,2", "--plot", tmp_path)
+    assert (folder.code, folder.json["error"]["message"][-8:]) == (2, "a folder")
+    assert vqa(*line, "--sweep", "keep=1", "--plot", tmp_path / "k.svg").code == 2
+    assert not (workspace / "predictions").exists()
+
+
+def test_one_impossible_value_does_not_cost_the_others(
+    sevila_world: Any, tmp_path: Any, vqa: Callable[..., Any]
+) -> None:
+    workspace = sevila_world.copy(tmp_path)
+    line = ("eval", "-b", "shapes", "--system", "sevila", "-w", workspace, "--select", "uniform")
+    drawn = tmp_path / "new" / "k.svg"
+    swept = vqa(*line, "--sweep", "keep=0,99,1,2", "--plot", drawn)
+    assert swept.code == 0
+    assert ["skipped" in row for row in swept.json["sweep"]] == [True, True, False, False]
+    assert drawn.is_file()
