@@ -201,7 +201,8 @@ def _show(record: dict[str, Any], console: Console) -> int:
         return 0
     machine = record["machine"]
     title = f"{record['bench']} on {record['device']} ({machine['processor']}), {record['date']}"
-    skipped = {"bench", "date", "device", "machine", "versions", "command", "config", "seconds"}
+    skipped = {"bench", "date", "device", "machine", "versions", "command", "config", "seconds",
+               "rounds"}  # fmt: skip
     rows = [
         [name, text]
         for key, value in record.items()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +32,29 @@ from vqa_cli.options import (
 if TYPE_CHECKING:
     from stages.recipes.recipe import Recipe
 
+MADE_BY = {
+    "prepare": "questions",
+    "extract-frames": "frames",
+    "extract-features": "features",
+    "pseudo-label": "pseudo-labels",
+    "train-teacher": "weights",
+    "distill": "weights",
+    "train-answerer": "weights",
+    "train-localizer": "weights",
+    "refine-localizer": "weights",
+    "train-videodistill": "weights",
+    "pretrain-videodistill": "weights",
+    "eval": "predictions",
+}
+"""Command -> the kind of artifact that it writes."""
+OF_ONE_BENCHMARK = ("questions", "frames", "features")
+"""Kinds that serve their own benchmark only."""
+NO_STEPS = {
+    "run": "a recipe cannot run recipes: write their steps into this one",
+    "bench": "bench measures the machine: it is no part of a run",
+}
+HELP = ("--help", "-h")
+
 
 def run(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a TOML file.")],
@@ -48,9 +73,10 @@ def run(
         raise ConfigError(
             f"recipe {recipe} has no [[step]]", "give its settings to a command with --recipe"
         )
+    _refuse_odd_steps(chosen)
     steps = [[*step, "--workspace", str(workspace)] for step in chosen.steps]
     if dry_run:
-        planned = [_planned(step) for step in steps]
+        planned = [_planned(step, steps[:number]) for number, step in enumerate(steps)]
         _show_plan(chosen, planned, workspace, console)
         return 0
     done: list[dict[str, Any]] = []
@@ -67,6 +93,17 @@ def run(
     if as_json:
         console.json({"recipe": chosen.name, "steps": done})
     return worst
+
+
+def _refuse_odd_steps(chosen: Recipe) -> None:
+    """Before the first step: none runs a recipe, measures or only explains itself."""
+    for number, step in enumerate(chosen.steps, 1):
+        place = f"recipe {chosen.name}, step {number}"
+        if step[0] in NO_STEPS:
+            raise ConfigError(f"{place}: {step[0]} cannot be a step", NO_STEPS[step[0]])
+        for option in HELP:
+            if option in step:
+                raise ConfigError(f"{place}: {option} runs nothing", "leave it out")
 
 
 def _show_plan(
@@ -95,13 +132,14 @@ def _show_plan(
 def _show_sums(whole: dict[str, Any], console: Console) -> None:
     """Missing files, sums against the machine, and what no source says."""
     totals = whole["totals"]
+    memory = _sum(totals["memory_bytes"], _size)
     for item in whole["missing"]:
         console.note(f"missing: {item['what']}\n  {item['hint']}")
     console.note(
-        f"in all {_size(totals['bytes'])} of features ({_size(totals['free_bytes'])} free), "
-        f"{_time(totals['seconds'])} of computing on this machine's {totals['device']} at "
+        f"in all {_sum(totals['bytes'], _size)} of features ({_size(totals['free_bytes'])} free), "
+        f"{_sum(totals['seconds'], _time)} of computing on this machine's {totals['device']} at "
         f"{totals['product_operations_per_second'] / 1e9:,.0f} GFLOP/s, up to "
-        f"{_size(totals['memory_bytes'])} of memory ({_size(totals['machine_memory_bytes'])} here)"
+        f"{memory} of memory ({_size(totals['machine_memory_bytes'])} here)"
     )
     if totals["steps_without_counts"]:
         console.note(f"{totals['steps_without_counts']} steps are not counted: sizes not known")
@@ -113,6 +151,10 @@ def _estimate_cells(found: dict[str, Any]) -> list[str]:
     items = "-" if found["items"] is None else f"{found['items']:,} {found['item']}"
     seconds = "-" if found["seconds"] is None else _time(found["seconds"])
     return [items, _size(found["bytes"]), seconds, _size(found["memory_bytes"])]
+
+
+def _sum(value: float | None, shown: Callable[[Any], str]) -> str:
+    return "unknown" if value is None else shown(value)
 
 
 def _size(value: int | None) -> str:
@@ -128,8 +170,13 @@ def _time(seconds: float) -> str:
     return f"{seconds:,.0f} s"
 
 
-def _planned(step: list[str]) -> dict[str, Any]:
-    """A step with what its own `--dry-run` says, where it has one and its inputs are there."""
+def _planned(step: list[str], before: Sequence[list[str]]) -> dict[str, Any]:
+    """A step with what its own `--dry-run` says, where it has one and its inputs are there.
+
+    Args:
+        step: Its command line.
+        before: Those of the steps before it.
+    """
     from vqa_cli.main import parser
 
     command = parser().commands.get(step[0])
@@ -139,14 +186,35 @@ def _planned(step: list[str]) -> dict[str, Any]:
     code, output = _run_step([*step, "--dry-run"], as_json=True, quiet=True)
     if code == 0:
         return {"command": step, "plan": output, "note": ""}
-    if code == MissingInput.exit_code:
-        return {"command": step, "plan": None, "note": "needs the step before"}
     error = output["error"]
-    return {
-        "command": step,
-        "plan": None,
-        "note": f"exit {error['code']}: {error['message']} ({error['hint']})",
-    }
+    note = f"{error['message']} ({error['hint']})" if error["hint"] else error["message"]
+    if code != MissingInput.exit_code:
+        note = f"exit {code}: {note}"
+    elif _is_made(_missing_kind(error), step, before):
+        note = "needs the step before"
+    return {"command": step, "plan": None, "note": note}
+
+
+def _missing_kind(error: dict[str, Any]) -> str | None:
+    """The kind of artifact that is not there: the hint says what makes it, or the message what."""
+    for command in re.findall(r"vqa ([a-z-]+)", error["hint"]):
+        if command in MADE_BY:
+            return MADE_BY[command]
+    return next((kind for kind in MADE_BY.values() if f" {kind} " in error["message"]), None)
+
+
+def _is_made(kind: str | None, step: list[str], before: Sequence[list[str]]) -> bool:
+    """Whether one of the steps before writes an artifact of that kind that this one could use."""
+    return any(
+        kind is not None
+        and MADE_BY.get(other[0]) == kind
+        and (kind not in OF_ONE_BENCHMARK or _benchmark(other) == _benchmark(step))
+        for other in before
+    )
+
+
+def _benchmark(step: list[str]) -> str | None:
+    return step[step.index("--benchmark") + 1] if "--benchmark" in step[:-1] else None
 
 
 def _run_step(step: list[str], as_json: bool, quiet: bool) -> tuple[int, dict[str, Any]]:
@@ -159,4 +227,10 @@ def _run_step(step: list[str], as_json: bool, quiet: bool) -> tuple[int, dict[st
     caught = io.StringIO()
     with contextlib.redirect_stdout(caught):
         code = run_command([*arguments, "--json"])
-    return code, json.loads(caught.getvalue())
+    try:
+        return code, json.loads(caught.getvalue())
+    except json.JSONDecodeError:
+        raise ConfigError(
+            f"the step `vqa {shlex.join(step)}` prints no JSON",
+            "leave it out, or run without --json",
+        ) from None

@@ -70,7 +70,7 @@ def cache(config: CacheConfig, folder: Path | None, command: str) -> dict[str, A
             kept = tuple(int(n) for n in midpoint_indices(0, config.frames, config.keep))
             found["k_of_t_frames"] = _measured(replace(stored, kept=kept), config)
     record = {
-        **head("cache", "cpu", command, config=config.as_json()),
+        **head("cache", "cpu", command, clock="wall", config=config.as_json()),
         "row": {"tokens": row[0], "width": row[1], "dtype": "float16"},
         "bytes_on_disk": size // 2,
         **found,

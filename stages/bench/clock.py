@@ -154,13 +154,16 @@ def machine_bytes() -> int:
 # --- the record ----------------------------------------------------------------------------------
 
 
-def head(name: str, device: str, command: str, **facts: Any) -> dict[str, Any]:
+def head(
+    name: str, device: str, command: str, *, clock: str | None = None, **facts: Any
+) -> dict[str, Any]:
     """How every record begins: date, machine, command, versions.
 
     Args:
         name: What is measured.
         device: As the user gave it.
         command: The command line.
+        clock: What was read; none: what `Clock` reads on the device.
         facts: What else decides the figures.
     """
     found = resolve_device(device)
@@ -170,7 +173,7 @@ def head(name: str, device: str, command: str, **facts: Any) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
         "device": accelerator or found.type,
-        "clock": Clock(found).name,
+        "clock": clock or Clock(found).name,
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": processor_name(),

@@ -21,7 +21,7 @@ from typing import Any
 
 import av
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.bench.clock import head
 from stages.core.config import Config
@@ -84,6 +84,14 @@ class DecodeConfig(Config):
     decoder: str = "auto"
     """Decoder of the pool."""
 
+    @model_validator(mode="after")
+    def _has_the_frames(self) -> DecodeConfig:
+        if self.frames > self.seconds * FPS:
+            raise ValueError(
+                f"{self.frames} frames of a clip of {self.seconds} s at {FPS} frames a second"
+            )
+        return self
+
 
 def decode(config: DecodeConfig, folder: Path | None, command: str) -> dict[str, Any]:
     """The record; clips are written into `folder`, or the temporary one, and removed again."""
@@ -99,7 +107,7 @@ def decode(config: DecodeConfig, folder: Path | None, command: str) -> dict[str,
         pool / both for pool, both in zip(found["pool"], found["processes_together"], strict=True)
     )
     return {
-        **head("decode", "cpu", command, config=config.as_json()),
+        **head("decode", "cpu", command, clock="wall", config=config.as_json()),
         "plain_decoder": plain,
         "pool_decoder": resolve_decoder(config.decoder),
         "frames_per_second": {key: round(statistics.median(v), 1) for key, v in found.items()},

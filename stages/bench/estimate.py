@@ -10,17 +10,20 @@ Axes: T frames seen, K kept.
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from math import prod
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stages.bench.sizes import BackboneSize, backbone_config, backbone_size, clip_config, tower_size
 from stages.benchmarks.manifest import BenchmarkManifest
+from stages.benchmarks.shapes.questions import QUESTIONS_PER_VIDEO
+from stages.core.errors import ConfigError
 from stages.models.backbones.catalog import PUBLISHED_LAYOUTS, backbone_path
 from stages.models.backbones.folder import BackboneFolder
-from stages.models.videodistill_config import PAPER, VideoDistillConfig
+from stages.models.videodistill_config import PAPER, TABLE_4, VideoDistillConfig
 from stages.models.videodistill_cost import pair_cost
 from stages.recipes.recipe import Recipe
 
@@ -68,10 +71,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Step:
-    """One command line of a recipe, read as far as an estimate needs it."""
+    """One command line of a recipe, read as far as an estimate needs it.
+
+    Attributes:
+        recipe: What it is a step of.
+        line: Its command and options, each option long and apart from its value.
+        number: Of the step, for messages; 0: not said.
+    """
 
     recipe: Recipe
     line: Sequence[str]
+    number: int = 0
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for messages."""
+        return f"recipe {self.recipe.name}, step {self.number}" if self.number else self.line[0]
 
     @property
     def command(self) -> str:
@@ -88,24 +103,62 @@ class Step:
         flag = f"--{name}"
         return [self.line[n + 1] for n, text in enumerate(self.line[:-1]) if text == flag]
 
-    def setting(self, name: str, default: Any) -> Any:
-        """A setting of the command: `--set`, else the recipe's section, else `default`."""
-        for text in reversed(self.options("set")):
-            key, _, value = text.partition("=")
-            if key == name:
-                return value if isinstance(default, str) else type(default)(float(value))
+    @property
+    def assigned(self) -> dict[str, Any]:
+        """What `--set` says, by the setting's full name, read as the commands read it."""
+        pairs = [text.partition("=") for text in self.options("set")]
+        return {name: _json_or_text(value) for name, _, value in pairs}
+
+    def value(self, name: str) -> Any:
+        """A setting of the command: `--set`, else its own option, else the recipe's section."""
+        if name in self.assigned:
+            return self.assigned[name]
+        if self.option(name) is not None:
+            return self.option(name)
         found: Any = self.recipe.section(self.command)
         for part in name.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
-        return default if found is None else found
+        return found
+
+    def text(self, name: str, default: str) -> str:
+        """A setting that is a word."""
+        found = self.value(name)
+        return default if found is None else str(found)
+
+    def whole(self, name: str, default: int) -> int:
+        """A setting that is a whole number.
+
+        Raises:
+            ConfigError: It is something else.
+        """
+        found = self.value(name)
+        return default if found is None else self._whole(name, found)
+
+    def group(self, name: str) -> dict[str, Any]:
+        """A nested group of settings, `--set` over the recipe's section."""
+        found = self.recipe.section(self.command).get(name, {})
+        if not isinstance(found, dict):
+            raise ConfigError(f"{self.place}: {name} is not a group of settings")
+        own = {key: value for key, value in self.assigned.items() if key.startswith(f"{name}.")}
+        return {**found, **{key.partition(".")[2]: value for key, value in own.items()}}
 
     def counts(self, name: str) -> list[int]:
-        """`--frames 32,4` or the section's list; empty: not said."""
-        given = self.option(name)
-        if given is not None:
-            return [int(text) for text in given.split(",")]
-        found = self.setting(name, 0)
-        return [int(n) for n in found] if isinstance(found, list) else [int(found)] * bool(found)
+        """`--frames 32,4` or the section's list; empty: not said.
+
+        Raises:
+            ConfigError: One of them is no whole number.
+        """
+        found = self.value(name)
+        if found is None:
+            return []
+        each = found if isinstance(found, list) else str(found).split(",")
+        return [self._whole(name, one) for one in each]
+
+    def _whole(self, name: str, found: Any) -> int:
+        try:
+            return int(found)
+        except (ValueError, TypeError, OverflowError):
+            raise ConfigError(f"{self.place}: {name} {found!r} is no whole number") from None
 
     @property
     def frames(self) -> int:
@@ -123,10 +176,28 @@ class Step:
         return max(self.counts("keep"), default=None)
 
     @property
-    def runs(self) -> int:
-        """Runs of a sweep; 1 without one."""
-        axes = (self.option("sweep") or "").split()
-        return prod(len(axis.partition("=")[2].split(",")) for axis in axes) if axes else 1
+    def runs(self) -> list[Step]:
+        """One step for each combination of a sweep, its values set; without one, itself.
+
+        Raises:
+            ConfigError: `--sweep` is not of the form `name=value,value ...`.
+        """
+        sweep = self.option("sweep")
+        if sweep is None:
+            return [self]
+        axes = [axis.partition("=") for axis in sweep.split()]
+        if not axes or not all(name and values for name, _, values in axes):
+            raise ConfigError(
+                f"{self.place}: sweep {sweep!r} is not of the form name=value,value",
+                '--sweep "frames=8,16,32 keep=1,4"',
+            )
+        place = list(self.line).index("--sweep")
+        once = [*self.line[:place], *self.line[place + 2 :]]
+        each = [[f"{name}={value}" for value in values.split(",")] for name, _, values in axes]
+        return [
+            replace(self, line=[*once, *(part for text in chosen for part in ("--set", text))])
+            for chosen in itertools.product(*each)
+        ]
 
     @property
     def backbone(self) -> str | None:
@@ -138,6 +209,13 @@ class Step:
     def _extractions(self) -> list[Step]:
         lines = [line for line in self.recipe.steps if line[0].startswith("extract-")]
         return [Step(self.recipe, line) for line in lines]
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def named_config(backbone: str) -> dict[str, Any]:
@@ -159,22 +237,28 @@ class Counts:
 
 
 def split_counts(
-    manifest: BenchmarkManifest, splits: Sequence[str], prepared: Mapping[str, int]
+    manifest: BenchmarkManifest,
+    splits: Sequence[str],
+    prepared: Mapping[str, int],
+    generated: Mapping[str, int] | None = None,
 ) -> Counts:
-    """What the manifest expects, or what is prepared.
+    """What the manifest expects, what is prepared, or what will be generated.
 
     Args:
         manifest: The benchmark.
         splits: Its splits.
         prepared: Questions of splits that are prepared already.
+        generated: Videos of the splits of a generated benchmark.
     """
     questions, clips = [], []
     for name in splits:
-        split = manifest.splits[name]
-        asked = prepared.get(name, split.questions)
+        split, videos = manifest.splits[name], (generated or {}).get(name)
+        expected = split.questions if videos is None else QUESTIONS_PER_VIDEO * videos
+        asked = prepared.get(name, expected)
         questions.append(asked)
-        # Clips with times of their own are at most as many as questions.
-        clips.append(split.videos if manifest.clip == "whole" else asked)
+        # Clips with times of their own are at most as many as questions; generated ones have none.
+        whole = split.videos if manifest.clip == "whole" else asked
+        clips.append(whole if videos is None else videos)
     return Counts(_total(questions), _total(clips))
 
 
@@ -183,33 +267,58 @@ def _total(counts: Sequence[int | None]) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
-def estimate(step: Step, counts: Counts, rate: float) -> Estimate:
-    """One step.
+def is_estimated(step: Step) -> bool:
+    """Whether its command computes anything that an estimate counts."""
+    return step.command in _ESTIMATES
+
+
+def estimate(step: Step, counts: Counts, rate: float, reported: Counts | None = None) -> Estimate:
+    """One step; a sweep is the sum of its combinations.
 
     Args:
         step: The command line.
         counts: Of the splits that it works on.
         rate: Operations per second of a matrix product on this machine.
+        reported: Of the splits that `--evaluate` answers; none: not known.
+
+    Raises:
+        ConfigError: A value of the step or of its settings is impossible.
     """
     backbone = step.backbone
-    if backbone is None or step.command not in _ESTIMATES:
+    if backbone is None or not is_estimated(step):
         return Estimate()
     config = named_config(backbone)
+    each = [_run(one, counts, config, reported) for one in step.runs]
+    operations = _total([one.operations for one in each])
+    memory = [one.memory_bytes for one in each if one.memory_bytes is not None]
+    return replace(
+        each[0],
+        operations=operations,
+        memory_bytes=max(memory, default=None),
+        seconds=None if operations is None else round(operations / (rate * PRODUCT_SHARE), 1),
+    )
+
+
+def _run(
+    step: Step, counts: Counts, config: Mapping[str, Any], reported: Counts | None
+) -> Estimate:
+    """One combination, with its answers to the report split where `--evaluate` wants them."""
     found = _ESTIMATES[step.command](step, counts, config)
-    if found.operations is None:
+    if "--evaluate" not in step.line:
         return found
-    operations = found.operations * step.runs
-    seconds = round(operations / (rate * PRODUCT_SHARE), 1)
-    return Estimate(**{**found.as_json(), "operations": operations, "seconds": seconds})
+    answered = _videodistill(step, reported or Counts(None, None), config, train=False)
+    times = 1 if step.option("blind") is None else 2
+    operations = [found.operations, *[answered.operations] * times]
+    return replace(found, operations=_total(operations))
 
 
 def _extraction(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estimate:
     """Frames of every clip through the tower, once."""
     tower = tower_size(config)
     per_clip = sum(step.counts("frames") or [step.frames])
-    per_clip *= 1 + int(step.option("views") or step.setting("views", 0))
+    per_clip *= 1 + step.whole("views", 0)
     frames = None if counts.clips is None else counts.clips * per_clip
-    item = ITEM_BYTES[step.option("dtype") or step.setting("dtype", "float16")]
+    item = _item_bytes(step)
     row = tower.tokens * tower.width * item
     pixels = config.get("vision_config", {}).get("image_size", 224) ** 2 * 3
     written = pixels if step.command == "extract-frames" else row
@@ -224,14 +333,21 @@ def _extraction(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estima
     )
 
 
+def _item_bytes(step: Step) -> int:
+    dtype = step.text("dtype", "float16")
+    if dtype not in ITEM_BYTES:
+        raise ConfigError(f"{step.place}: dtype {dtype!r}", f"known: {', '.join(ITEM_BYTES)}")
+    return ITEM_BYTES[dtype]
+
+
 def _training(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estimate:
     """Every question in every epoch, forward and backward."""
     if config.get("model_type") == "clip":
         return _videodistill(step, counts, config, train=True)
     size = backbone_size(config)
-    epochs, batch = int(step.setting("training.epochs", 10)), step.setting("training.batch_size", 8)
+    epochs, batch = step.whole("training.epochs", 10), step.whole("training.batch_size", 8)
     operations, trained = _step_operations(step, size)
-    features = int(batch) * step.frames * size.tower.tokens * size.tower.width * FLOAT
+    features = batch * step.frames * size.tower.tokens * size.tower.width * FLOAT
     return Estimate(
         items=counts.questions,
         operations=None if counts.questions is None else counts.questions * epochs * operations,
@@ -253,14 +369,14 @@ def _step_operations(step: Step, size: BackboneSize) -> tuple[int, int]:
         K = K or T
         return int((T + K * learns) * qformer + _answer(size, K) * through), 2 * side
     if step.command == "train-answerer":
-        chosen = step.option("select") in (None, "localizer")
+        chosen = step.text("select", "localizer") == "localizer"
         # The frozen localizer's choice is made once, unless its dropout is wanted in every step.
-        afresh = step.setting("dropout_in_choice", False)
-        times = 1 if afresh else 1 / int(step.setting("training.epochs", 10))
+        afresh = step.value("dropout_in_choice") is True
+        times = 1 if afresh else 1 / max(step.whole("training.epochs", 10), 1)
         looks = T * (qformer + _single(size)) * times if chosen else 0
         K = K or 4
         return int(looks + K * qformer * learns + _answer(size, K) * through), 2 * side
-    seen = int(step.setting("frames_per_question", 4))
+    seen = step.whole("frames_per_question", 4)
     return int(seen * (qformer * learns + _single(size) * through)), 2 * side
 
 
@@ -272,11 +388,13 @@ def _answering(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estimat
     T = step.frames
     qformer = size.qformer.flops(size.tower.tokens, BERT_WORDS)
     system = step.option("system") or "vlap"
-    K = T if step.option("select") == "all" else step.keep or min(4, T)
+    select = step.text("select", "localizer" if system == "sevila" else "")
+    K = T if select == "all" else step.keep or min(4, T)
     if step.command == "pseudo-label":
         each = T * (qformer + _single(size))
     elif system == "sevila":
-        each = (T + K) * qformer + T * _single(size) + _answer(size, K)
+        scored = T if select == "localizer" else 0
+        each = (scored + K) * qformer + scored * _single(size) + _answer(size, K)
     elif system == "blip2-voting":
         each = K * (qformer + _single(size))
     else:
@@ -293,9 +411,14 @@ def _videodistill(
     step: Step, counts: Counts, config: Mapping[str, Any], *, train: bool
 ) -> Estimate:
     """Every (question, video) pair through sampler and refinement."""
+    if step.command == "eval":  # the network's sizes are said where it is trained
+        step = replace(step, line=["train-videodistill", *step.line[1:]])
     tower = tower_size(config)
     values = {**PAPER, "frames": step.frames, "keep": min(step.keep or 16, step.frames)}
-    network = VideoDistillConfig(**{**values, **step.recipe.section(step.command).get("model", {})})
+    variant = TABLE_4.get(step.text("variant", ""), {})
+    network = VideoDistillConfig.build(
+        {**values, **step.group("model"), **variant}, f"{step.place}: model"
+    )
     cost = pair_cost(
         network,
         patches=tower.tokens - 1,
@@ -303,7 +426,7 @@ def _videodistill(
         cls_width=tower.width,
         words=VIDEODISTILL_WORDS,
     )
-    passes = (1 + BACKWARD) * int(step.setting("training.epochs", 10)) if train else 1
+    passes = (1 + BACKWARD) * step.whole("training.epochs", 10) if train else 1
     pairs = counts.questions
     return Estimate(
         items=pairs,
@@ -327,7 +450,7 @@ def _single(size: BackboneSize) -> int:
 
 def _weights(step: Step, size: BackboneSize, trained: int) -> int:
     """Bytes of T5, the Q-Formers, and what training holds beside them."""
-    said = [step.setting(name, "float32") for name in ("precision", "training.precision")]
+    said = [step.text(name, "float32") for name in ("precision", "training.precision")]
     half = said != ["float32", "float32"]
     language = size.language.parameters * (2 if half else FLOAT)
     return language + 2 * FLOAT * size.qformer.parameters + TRAINED_BYTES * trained

@@ -12,8 +12,16 @@ import torch
 from stages.artifacts.atomic import free_bytes
 from stages.artifacts.store import Workspace
 from stages.bench.clock import Clock, machine_bytes
-from stages.bench.estimate import Counts, Estimate, Step, estimate, split_counts
+from stages.bench.estimate import (
+    Counts,
+    Estimate,
+    Step,
+    estimate,
+    is_estimated,
+    split_counts,
+)
 from stages.benchmarks.manifest import BenchmarkManifest, Role, load_manifest, split_name
+from stages.benchmarks.shapes.generate import DEFAULT_VIDEOS
 from stages.core.device import resolve_device
 from stages.core.errors import MissingInput
 from stages.models.backbones.catalog import backbone_path
@@ -54,14 +62,18 @@ def recipe_plan(recipe: Recipe, workspace: Workspace, device: str = "auto") -> d
 
     Returns:
         `estimates` (one a step), `missing`, `totals`, `published` and `unknown`.
+
+    Raises:
+        UsageError: A step names a benchmark or split that there is not.
+        ConfigError: A step, or the settings of its command, hold an impossible value.
     """
     rate = probed_rate(device)
-    steps = [Step(recipe, line) for line in recipe.steps]
+    steps = [Step(recipe, line, number) for number, line in enumerate(recipe.steps, 1)]
     estimates = [_estimate(step, workspace, rate) for step in steps]
     return {
         "estimates": [found.as_json() for found in estimates],
         "missing": missing(recipe, steps, workspace),
-        "totals": _totals(estimates, workspace, device, rate),
+        "totals": _totals(steps, estimates, workspace, device, rate),
         "published": [row.as_json() for row in recipe.published],
         "unknown": recipe.unknown,
     }
@@ -73,19 +85,39 @@ def _estimate(step: Step, workspace: Workspace, rate: float) -> Estimate:
         return Estimate()
     manifest = load_manifest(benchmark)
     try:
-        return estimate(step, _counts(step, manifest, workspace), rate)
+        counts = _counts(step, manifest, workspace, step_splits(step, manifest))
+        reported = _counts(step, manifest, workspace, manifest.splits_for("report"))
+        return estimate(step, counts, rate, reported)
     except MissingInput:  # a folder that is not there: `missing` says so
         return Estimate()
 
 
-def _counts(step: Step, manifest: BenchmarkManifest, workspace: Workspace) -> Counts:
-    """Of the splits that a step reads when none is named."""
-    prepared = {
-        str(item.config["split"]): int(item.counts["done"])
+def _counts(
+    step: Step, manifest: BenchmarkManifest, workspace: Workspace, splits: Sequence[str]
+) -> Counts:
+    """Of these splits, prepared or not."""
+    items = [
+        item
         for item in workspace.finished("questions")
         if item.config["benchmark"] == manifest.name
+    ]
+    prepared = {str(item.config["split"]): int(item.counts["done"]) for item in items}
+    if not manifest.generated:
+        return split_counts(manifest, splits, prepared)
+    there = {str(item.config["split"]): int(item.config["generated"]["videos"]) for item in items}
+    videos = {**DEFAULT_VIDEOS, **_sizes(step, manifest), **there}
+    return split_counts(manifest, splits, prepared, videos)
+
+
+def _sizes(step: Step, manifest: BenchmarkManifest) -> dict[str, int]:
+    """Videos of the splits that the recipe generates in a size of its own."""
+    lines = enumerate(step.recipe.steps, 1)
+    makes = [Step(step.recipe, line, number) for number, line in lines if line[0] == "prepare"]
+    return {
+        split_name(manifest, str(one.option("split"))): one.whole("size", 0)
+        for one in makes
+        if one.option("benchmark") == manifest.name and one.whole("size", 0)
     }
-    return split_counts(manifest, step_splits(step, manifest), prepared)
 
 
 def step_splits(step: Step, manifest: BenchmarkManifest) -> list[str]:
@@ -187,18 +219,32 @@ def _maker(name: str, asking: str) -> str:
 
 
 def _totals(
-    estimates: Sequence[Estimate], workspace: Workspace, device: str, rate: float
+    steps: Sequence[Step],
+    estimates: Sequence[Estimate],
+    workspace: Workspace,
+    device: str,
+    rate: float,
 ) -> dict[str, Any]:
-    """Sums of what is known, and what this machine has."""
+    """Sums of what is known, none where nothing is, and what this machine has."""
+    pairs = zip(steps, estimates, strict=True)
+    counted = [(step, one) for step, one in pairs if is_estimated(step)]
+    writing = [one.bytes for step, one in counted if step.command.startswith("extract-")]
+    seconds = _known([one.seconds for _, one in counted])
+    memory = [one.memory_bytes for _, one in counted if one.memory_bytes is not None]
     return {
-        "bytes": sum(one.bytes or 0 for one in estimates),
+        "bytes": _known(writing),
         "free_bytes": free_bytes(workspace.root),
-        "operations": sum(one.operations or 0 for one in estimates),
-        "seconds": round(sum(one.seconds or 0 for one in estimates), 1),
-        "memory_bytes": max((one.memory_bytes or 0 for one in estimates), default=0),
+        "operations": _known([one.operations for _, one in counted]),
+        "seconds": None if seconds is None else round(seconds, 1),
+        "memory_bytes": max(memory, default=None if counted else 0),
         "machine_memory_bytes": machine_bytes(),
-        "steps_without_counts": sum(one.item == "questions" and one.items is None
-                                    for one in estimates),
+        "steps_without_counts": sum(one.items is None for _, one in counted),
         "device": resolve_device(device).type,
         "product_operations_per_second": round(rate),
-    }  # fmt: skip
+    }
+
+
+def _known(terms: Sequence[float | None]) -> float | None:
+    """Sum of the known terms; none if there are terms and none is known."""
+    known = [term for term in terms if term is not None]
+    return sum(known) if known or not terms else None

@@ -24,6 +24,8 @@ from stages.core.config import Config
 from stages.core.errors import ConfigError, UsageError, read_text_or_explain
 
 SEED = "{seed}"
+SHORT = {"-a": "--annotations", "-b": "--benchmark", "-w": "--workspace"}
+"""Short forms of the options that decide what a step reads and writes."""
 
 
 class Published(Config):
@@ -84,12 +86,14 @@ class Recipe:
     @property
     def seeds(self) -> list[int]:
         """What `{seed}` stands for in turn."""
-        given = self.values.get("recipe", {}).get("seeds", [1])
-        if not isinstance(given, list) or not given or not all(type(n) is int for n in given):
+        given = self._about("seeds", list)
+        if given is None:
+            return [1]
+        if not given or not all(type(n) is int for n in given):
             raise ConfigError(
                 f"recipe {self.name}: seeds is not a list of whole numbers", "as in: seeds = [1, 2]"
             )
-        return given
+        return list(given)
 
     def _command(self, number: int, step: Any) -> list[str]:
         command = step.get("command") if isinstance(step, dict) else None
@@ -98,7 +102,7 @@ class Recipe:
                 f"recipe {self.name}, step {number}: no command",
                 'as in: command = ["eval", "--benchmark", "shapes"]',
             )
-        return [str(part) for part in command]
+        return [text for part in command for text in _option_parts(str(part))]
 
     @property
     def title(self) -> str:
@@ -132,11 +136,20 @@ class Recipe:
 
     def _about(self, name: str, kind: type) -> Any:
         """What `[recipe]` says, or None."""
-        about = self.values.get("recipe", {})
-        found = about.get(name) if isinstance(about, dict) else None
+        found = self.section("recipe").get(name)
         if found is not None and not isinstance(found, kind):
             raise ConfigError(f"recipe {self.name}: recipe.{name} is no {kind.__name__}")
         return found
+
+
+def _option_parts(text: str) -> list[str]:
+    """`--name=value`, `-b` and `-bvalue` as the long option and its value; else the text itself."""
+    if text.startswith("--"):
+        name, separator, value = text.partition("=")
+        return [name, value] if separator else [text]
+    if text[:2] in SHORT:
+        return [SHORT[text[:2]], *([text[2:]] if text[2:] else [])]
+    return [text]
 
 
 def recipe_names() -> list[str]:

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from stages.bench.clock import Clock, peak_bytes, product_rate, ratio, reset_peak, rounds_of
+from stages.bench.latency import several_questions
+from stages.bench.work import make_work
+from vqa_cli.main import run_command
 
 CPU = torch.device("cpu")
 
@@ -27,8 +30,12 @@ def test_latency_gives_every_system_both_schedules_and_the_papers_figures(
         assert min(row.values()) > 0
     assert set(rows["sevila 32->4"]) - set(rows["vlap 2"]) == {"token_cache"}
     # ours chooses and says what the published schedule does, question for question
-    for agreed in record["same_as_reference"].values():
-        assert set(agreed.values()) == {1.0}
+    for name, agreed in record["same_as_reference"].items():
+        ways = set(rows[name]) - {"reference"}
+        assert set(agreed) == {f"{way}_{what}" for way in ways for what in ("frames", "answers")}
+        exact = {value for key, value in agreed.items() if not key.startswith("cached_features")}
+        assert exact == {1.0}
+        assert all(0 <= value <= 1 for value in agreed.values())
     papers = record["paper_times_faster_than_sevila"]
     assert (papers["vlap 8->4"], papers["vlap 32->4"], papers["vlap 2"]) == (3.04, 1.45, 4.18)
     assert record["times_faster_than_sevila_reference"]["vlap 8->4"]["cached_features"] > 1
@@ -77,6 +84,7 @@ def test_reading_is_held_against_a_memory_map(vqa: Callable[..., Any], tmp_path:
     assert kept["bytes_per_video"] / whole["bytes_per_video"] == record["share_of_bytes_for_k_of_t"]
     assert record["share_of_bytes_for_k_of_t"] == 4 / 32
     assert not list(tmp_path.iterdir())
+    assert record["clock"] == "wall"
 
 
 def test_the_pool_is_held_against_processes_that_only_decode(vqa: Callable[..., Any]) -> None:
@@ -87,6 +95,7 @@ def test_the_pool_is_held_against_processes_that_only_decode(vqa: Callable[..., 
     assert outcome.code == 0, outcome.json
     assert set(outcome.json["frames_per_second"]) == {"pool", "one_process", "processes_together"}
     assert min(outcome.json["frames_per_second"].values()) > 0
+    assert outcome.json["clock"] == "wall"
     assert outcome.json["targets"]["pool_over_workers_times_one_process"]["at_least"] == 0.9
 
 
@@ -98,6 +107,7 @@ def test_the_pool_is_held_against_processes_that_only_decode(vqa: Callable[..., 
         (["features", "--backbone", "clip-vit-base-patch16"], 2, "layout"),
         (["train", "--frames", 8, "--keep", 3, "--device", "cpu"], 3, "3"),
         (["latency", "--device", "cuda:7"], 5, "cuda:7"),
+        (["decode", "--frames", 60, "--seconds", 2], 3, "60 frames"),
     ],
 )
 def test_impossible_requests_are_explained(
@@ -106,6 +116,27 @@ def test_impossible_requests_are_explained(
     outcome = vqa("bench", *arguments)
     assert outcome.code == code, outcome.json
     assert named in outcome.json["error"]["message"]
+
+
+def test_questions_of_the_token_cache_are_about_their_own_videos() -> None:
+    work = make_work(videos=3, questions=3, size=16, frames=2)
+    many = several_questions(work)
+    assert len(many.questions) == round(8.8 * 3)
+    assert many.video_of == sorted(many.video_of)
+    own = {
+        question.videos: video
+        for question, video in zip(work.questions, work.video_of, strict=True)
+    }
+    asked = [own[question.videos] for question in many.questions]
+    assert asked == many.video_of
+
+
+def test_rounds_are_left_to_the_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = ["bench", "decode", "--seconds", "1", "--clips", "1", "--workers", "1", "--rounds", "1"]
+    assert run_command([*line, "--frames", "4", "-w", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "frames per second pool" in shown
+    assert "rounds" not in shown
 
 
 def test_a_product_has_a_rate_and_ways_take_turns() -> None:

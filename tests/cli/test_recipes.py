@@ -158,7 +158,9 @@ def test_a_dry_run_prints_the_command_lines(
     outcome = vqa("run", name, "--dry-run", "-w", tmp_path)
     expected = [[*step, "--workspace", str(tmp_path)] for step in load_recipe(name).steps]
     assert [step["command"] for step in outcome.json["steps"]] == expected
-    assert {step["note"] for step in outcome.json["steps"]} <= {"", "needs the step before"}
+    for step in outcome.json["steps"]:
+        assert not step["note"].startswith("exit"), step
+    assert outcome.json["steps"][0]["note"] != "needs the step before"
     assert not list(tmp_path.iterdir())
 
 
@@ -185,7 +187,37 @@ def test_a_dry_run_gives_sizes_and_costs_where_the_inputs_are_there(
     assert steps[2]["plan"]["plan"]["forward_passes"] == 2 * (24 // 8)
     assert not steps[2]["plan"]["plan"]["reused"]
     assert steps[3]["plan"]["plan"]["questions"] == 24
-    assert (steps[4]["plan"], steps[4]["note"]) == (None, "needs the step before")
+    assert steps[4]["plan"] is None
+    assert "no prepared questions of star" in steps[4]["note"], "no step prepares them"
+
+
+def test_a_step_waits_for_the_step_that_makes_its_input(
+    vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    lines = [
+        ["eval", "--benchmark", "star"],
+        ["prepare", "--benchmark", "shapes", "--split", "val"],
+        ["eval", "--benchmark", "shapes"],
+        ["eval", "--benchmark", "star"],
+    ]
+    recipe.write_text("".join(f"[[step]]\ncommand = {line}\n" for line in lines))
+    steps = vqa("run", recipe, "--dry-run", "-w", tmp_path / "none").json["steps"]
+    notes = [step["note"] for step in steps]
+    assert notes[2] == "needs the step before"
+    assert notes[0] == notes[3]
+    assert "vqa prepare --benchmark star" in notes[0]
+
+
+@pytest.mark.parametrize("step", [["run", "vlap-star"], ["status", "--help"], ["bench", "cache"]])
+def test_a_step_that_cannot_be_one_is_refused_before_the_first(
+    step: list[str], vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f"[[step]]\ncommand = ['status']\n[[step]]\ncommand = {step}\n")
+    outcome = vqa("run", recipe, "-w", tmp_path / "none")
+    assert outcome.code == 3
+    assert "step 2" in outcome.json["error"]["message"]
 
 
 def test_a_recipe_of_ones_own_runs_and_stops_at_the_first_error(

@@ -115,10 +115,11 @@ def test_frames_and_keep_are_read_from_wherever_they_are_said() -> None:
     assert step_of("eval", "--features", "star-val-16f-instructblip").frames == 16
     assert step_of("train-teacher").frames == 32
     assert step_of("extract-features", **{"extract-features": {"frames": [4, 64]}}).frames == 64
-    assert step_of("eval", "--sweep", "frames=8,16 keep=1,2,4").runs == 6
-    assert step_of("distill", "--set", "training.epochs=3").setting("training.epochs", 10) == 3
+    assert step_of("eval", "--sweep", "frames=8,16 keep=1,2,4").runs[5].keep == 4
+    assert len(step_of("eval", "--sweep", "frames=8,16 keep=1,2,4").runs) == 6
+    assert step_of("distill", "--set", "training.epochs=3").whole("training.epochs", 10) == 3
     nested = {"distill": {"training": {"epochs": 5}}}
-    assert step_of("distill", **nested).setting("training.epochs", 10) == 5
+    assert step_of("distill", **nested).whole("training.epochs", 10) == 5
 
 
 def test_twice_the_videos_take_twice_as_long() -> None:
@@ -140,9 +141,142 @@ def test_every_step_of_every_recipe_is_estimated(name: str) -> None:
         if line[0] == "prepare":
             continue
         step = Step(recipe, line)
-        found = estimate(step, Counts(100, 100), 1e12)
+        found = estimate(step, Counts(100, 100), 1e12, Counts(100, 100))
         assert found.operations or line[0] == "extract-frames", line
         assert found.seconds is not None
+
+
+TRAIN = ("train-videodistill", "--backbone", "tiny-clip", "--recipe", "mine")
+
+
+def operations_of(*line: str, reported: Counts | None = None, **sections: Any) -> int:
+    found = estimate(step_of(*line, **sections), Counts(10, 10), 1e12, reported)
+    assert found.operations is not None
+    return found.operations
+
+
+def test_a_sweep_is_the_sum_of_its_combinations() -> None:
+    swept = operations_of(*TRAIN, "--sweep", "keep=1,4 variant=a,f")
+    each = [
+        operations_of(*TRAIN, "--keep", keep, "--variant", variant)
+        for keep in ("1", "4")
+        for variant in ("a", "f")
+    ]
+    assert len(set(each)) == 4
+    assert swept == sum(each)
+    layers = [operations_of(*TRAIN, "--set", f"model.layers={n}") for n in (1, 3)]
+    assert operations_of(*TRAIN, "--sweep", "model.layers=1,3") == sum(layers)
+
+
+def test_answers_of_a_sweep_are_counted_and_those_without_the_video_as_well() -> None:
+    swept = (*TRAIN, "--sweep", "keep=1,4")
+    known = Counts(5, 5)
+    trained = operations_of(*swept)
+    answered = operations_of(*swept, "--evaluate", reported=known) - trained
+    assert answered > 0
+    blind = operations_of(*swept, "--evaluate", "--blind", "gaussian", reported=known) - trained
+    assert blind == 2 * answered
+
+
+def test_a_trained_network_answers_in_the_size_that_it_was_trained_in() -> None:
+    line = ("eval", "--backbone", "tiny-clip", "--system", "videodistill")
+    small = {"train-videodistill": {"keep": 2, "model": {"width": 32, "layers": 1}}}
+    assert operations_of(*line, **small) < operations_of(*line) / 100
+
+
+def test_only_a_localizer_costs_what_a_localizer_costs() -> None:
+    line = ("eval", "--backbone", "tiny-blip2", "--system", "sevila", "--keep", "4")
+    default, uniform = operations_of(*line), operations_of(*line, "--select", "uniform")
+    assert operations_of(*line, "--select", "localizer") == default
+    assert operations_of(*line, "--select", "oracle") == uniform < default
+
+
+FAULTY = {
+    "frames": ("extract-features --benchmark shapes --backbone tiny --frames abc", "", "frames"),
+    "epochs": (
+        "train-teacher --benchmark shapes --backbone tiny",
+        '[train-teacher.training]\nepochs = "many"\n',
+        "training.epochs",
+    ),
+    "dtype": ("extract-features --benchmark shapes --backbone tiny --dtype float64", "", "float64"),
+    "model": (
+        "train-videodistill --benchmark shapes --backbone tiny-clip",
+        "[train-videodistill.model]\nnothing = 3\n",
+        "nothing",
+    ),
+    "group": (
+        "train-videodistill --benchmark shapes --backbone tiny-clip",
+        "[train-videodistill]\nmodel = 3\n",
+        "model",
+    ),
+    "sweep": ("eval --benchmark shapes --backbone tiny --sweep keep", "", "sweep"),
+    "recipe": ("eval --benchmark shapes --seed {seed}", "recipe = 5\n", "recipe"),
+    "help": ("eval --help", "", "--help"),
+    "run": ("run RECIPE", "", "run"),
+    "bench": ("bench decode", "", "bench"),
+    "benchmark": ("eval --benchmark nothing-here", "", "nothing-here"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_faulty_recipe_is_explained(fault: str, vqa: Callable[..., Any], tmp_path: Path) -> None:
+    line, settings, named = FAULTY[fault]
+    recipe = tmp_path / "mine.toml"
+    command = line.replace("RECIPE", str(recipe)).split()
+    step = f"[[step]]\ncommand = {command}\n"
+    recipe.write_text(settings + step if settings.startswith("recipe") else step + settings)
+    outcome = vqa("run", recipe, "--dry-run", "-w", tmp_path / "none")
+    assert outcome.code in (2, 3), outcome.json
+    assert named in outcome.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["eval", "--benchmark=star", "--keep=4"],
+        ["eval", "-b", "star", "--keep", "4"],
+        ["eval", "-bstar", "--keep", "4", "-w", "elsewhere"],
+    ],
+)
+def test_options_may_be_written_in_every_form(line: list[str]) -> None:
+    (read,) = Recipe("mine", {"step": [{"command": line}]}).steps
+    assert read[:5] == ["eval", "--benchmark", "star", "--keep", "4"]
+    assert read[5:] in ([], ["--workspace", "elsewhere"])
+
+
+def test_generated_questions_are_counted_before_they_are_there(
+    vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    lines = [
+        ["prepare", "--benchmark", "shapes", "--split", "val", "--size", "7"],
+        ["extract-features", "--benchmark", "shapes", "--backbone", "tiny", "--from-videos"],
+        ["train-teacher", "--benchmark", "shapes"],
+    ]
+    recipe.write_text("".join(f"[[step]]\ncommand = {line}\n" for line in lines))
+    plan = vqa("run", recipe, "--dry-run", "-w", tmp_path / "none").json
+    _, extracted, trained = [step["estimate"] for step in plan["steps"]]
+    assert (extracted["items"], trained["items"]) == (400 + 7 + 200, 3 * 400)
+    assert plan["totals"]["steps_without_counts"] == 0
+    assert plan["totals"]["seconds"] is not None
+
+
+def test_a_sum_of_nothing_known_is_unknown(
+    tmp_path: Path, vqa: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vqa_cli.main import run_command
+
+    recipe = tmp_path / "mine.toml"
+    lines = [
+        ["extract-features", "--benchmark", "egotaskqa", "--backbone", "tiny"],
+        ["status"],
+    ]
+    recipe.write_text("".join(f"[[step]]\ncommand = {line}\n" for line in lines))
+    totals = vqa("run", recipe, "--dry-run", "-w", tmp_path / "none").json["totals"]
+    assert (totals["bytes"], totals["seconds"], totals["operations"]) == (None, None, None)
+    assert totals["steps_without_counts"] == 1
+    assert run_command(["run", str(recipe), "--dry-run", "-w", str(tmp_path / "none")]) == 0
+    assert "unknown of computing" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_probe_is_made_once() -> None:
