@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from stages.models.backbones.clip import clip_config, clip_tokenizer
 from stages.models.backbones.folder import BackboneFolder
+from stages.models.backbones.text import encode_texts, ids_of
 from stages.models.text_tower import TokenIds
 
 Sentence = str | tuple[str, str]
@@ -37,14 +38,8 @@ class Sentences:
 
     def encode(self, sentences: Sequence[Sentence]) -> TokenIds:
         """Sentences as ids [R, M], M as long as the longest needs."""
-        encoded = self.tokenizer(
-            [item if isinstance(item, str) else self.joined(*item) for item in sentences],
-            padding="longest",
-            truncation=True,
-            max_length=self.limit,
-            return_tensors="pt",
-        )
-        return TokenIds(encoded["input_ids"], encoded["attention_mask"])
+        texts = [item if isinstance(item, str) else self.joined(*item) for item in sentences]
+        return TokenIds(*encode_texts(self.tokenizer, texts, self.limit))
 
     def joined(self, question: str, option: str) -> str:
         """Question and option, the question cut word by word as far as the limit demands."""
@@ -56,4 +51,4 @@ class Sentences:
         return text
 
     def _length(self, text: str) -> int:
-        return len(self.tokenizer(text)["input_ids"])
+        return len(ids_of(self.tokenizer, text))

@@ -27,8 +27,13 @@ def run(arguments: list[str]) -> tuple[int, str]:
 def main() -> None:
     folder = Path(sys.argv[1])
     lines = json.loads((folder / "lines.json").read_text())
-    outcomes = [run(line) for line in lines]
+    outcomes = []
+    for line in lines:
+        outcomes.append(run(line))
+        if outcomes[-1][0] != 0:
+            break  # the other process would wait for this one for ever
     (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(outcomes))
+    sys.exit(outcomes[-1][0])
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from transformers import (
 from stages.core.errors import ConfigError, DataError
 from stages.models.backbones.catalog import CLIP_LAYOUT
 from stages.models.backbones.folder import BackboneFolder
-from stages.models.backbones.text import load_tokenizer
+from stages.models.backbones.text import encode_texts, ids_of, load_tokenizer
 from stages.models.backbones.vision import (
     EncodedFrames,
     Precision,
@@ -183,14 +183,7 @@ class ClipText(nn.Module):
 
     def encode(self, texts: Sequence[str]) -> TextIds:
         """Texts as ids; longer ones lose their end, never the end token."""
-        batch = self.tokenizer(
-            list(texts),
-            padding="longest",
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        )
-        return TextIds(batch["input_ids"], batch["attention_mask"])
+        return TextIds(*encode_texts(self.tokenizer, texts, self.max_tokens))
 
     def forward(self, texts: TextIds) -> TextStates:
         """Word states and the state at the end token; gradients flow."""
@@ -211,7 +204,7 @@ def clip_tokenizer(folder: BackboneFolder, text_config: Any) -> PreTrainedTokeni
             the mistaken id 2 and texts are read at the largest id, that is not the end token.
     """
     tokenizer = load_tokenizer(folder.path, pad=0)
-    end = tokenizer("")["input_ids"][-1:]
+    end = ids_of(tokenizer, "")[-1:]
     wanted = text_config.eos_token_id
     if wanted == LEGACY_EOS:
         wanted = len(tokenizer) - 1

@@ -6,6 +6,7 @@ are those of specs/vlap.md 1.4 and, for a Q-Former that reads no text, specs/sev
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from stages.models.losses import IGNORED
 
 LETTERS = "ABCDE"
 OPTION_WORD = "Option"
+_TOKENIZING = threading.Lock()
+"""A fast tokenizer keeps side, truncation and padding in itself between being told and using them,
+and training prepares the next batch in a thread of its own."""
 MAX_TEXT_TOKENS = 128
 MAX_PLAIN_TOKENS = 77
 """SeViLA's limit for prompts, `</s>` included; its configured limit is never used."""
@@ -163,8 +167,8 @@ class BackboneText:
         """
         if self.qformer is None:
             raise DataError("this backbone's Q-Former reads no text")
-        qformer = _encode(self.qformer, prompts, self.max_tokens, side="left")
-        t5 = _encode(self.t5, prompts, self.max_tokens if training else None, side="left")
+        qformer = encode_texts(self.qformer, prompts, self.max_tokens, side="left")
+        t5 = encode_texts(self.t5, prompts, self.max_tokens if training else None, side="left")
         return TextBatch(*qformer, *t5)
 
     def encode_plain(
@@ -174,7 +178,7 @@ class BackboneText:
 
         Long prompts thus lose their last sentence (specs/sevila.md 0.3); None cuts nothing.
         """
-        return PromptIds(*_encode(self.t5, prompts, limit, side="right"))
+        return PromptIds(*encode_texts(self.t5, prompts, limit, side="right"))
 
     def frame_prefix(self) -> FramePrefixes:
         """`Frame: `, which stands before a frame that is looked at alone."""
@@ -195,12 +199,12 @@ class BackboneText:
 
     def encode_targets(self, targets: Sequence[str]) -> Tensor:
         """Answers with `</s>` as labels [B, L]; padding is -100."""
-        ids, mask = _encode(self.t5, targets, MAX_TARGET_TOKENS, side="right")
+        ids, mask = encode_texts(self.t5, targets, MAX_TARGET_TOKENS, side="right")
         return ids.masked_fill(mask == 0, IGNORED)
 
     def plain_ids(self, text: str) -> list[int]:
         """T5 ids of `text` without special tokens."""
-        return list(self.t5(text, add_special_tokens=False)["input_ids"])
+        return ids_of(self.t5, text, special=False)
 
     def decode(self, ids: Tensor) -> list[str]:
         """Generated ids [B, L] as text without special tokens."""
@@ -304,15 +308,34 @@ def assert_flan_t5_prompts(t5: PreTrainedTokenizerFast) -> None:
         )
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], limit: int | None, *, side: str
+def encode_texts(
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    limit: int | None,
+    *,
+    side: str = "right",
 ) -> tuple[Tensor, Tensor]:
-    tokenizer.truncation_side = side
-    encoded = tokenizer(
-        list(texts),
-        padding="longest",
-        truncation=limit is not None,
-        max_length=limit,
-        return_tensors="pt",
-    )
+    """Texts as ids [B, L] and their mask, padded to the longest; safe in several threads.
+
+    Args:
+        tokenizer: Any.
+        texts: B of them.
+        limit: Longer ones are cut to so many tokens; none: they are not.
+        side: Where they are cut.
+    """
+    with _TOKENIZING:
+        tokenizer.truncation_side = side
+        encoded = tokenizer(
+            list(texts),
+            padding="longest",
+            truncation=limit is not None,
+            max_length=limit,
+            return_tensors="pt",
+        )
     return encoded["input_ids"], encoded["attention_mask"]
+
+
+def ids_of(tokenizer: PreTrainedTokenizerFast, text: str, *, special: bool = True) -> list[int]:
+    """Ids of one text, neither cut nor padded; safe in several threads."""
+    with _TOKENIZING:
+        return list(tokenizer(text, add_special_tokens=special)["input_ids"])
