@@ -6,6 +6,7 @@ backbone folders, and files in the published layouts. Specs: specs/vlap.md 7 and
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -127,5 +128,5 @@ def export_weights(
         "out": str(out),
         "inputs": [item.id for item in artifacts],
         **written,
-        "next": [f"vqa checkpoint inspect {out}"],
+        "next": [f"vqa checkpoint inspect {shlex.quote(str(out))}"],
     }

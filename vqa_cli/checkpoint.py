@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,12 +38,17 @@ LAYOUTS = ("lavis", "sevila", "vila", "hf")
 ROLES = ("teacher", "start", "student", "answerer", "localizer")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PRESETS = ("paper", "reference")
+NOT_OF_FOLDERS = (
+    "benchmark", "role", "frames", "keep", "answer", "preset", "precision", "overrides", "name",
+    "force",
+)  # fmt: skip
+"""Parameters of an import that `--as backbone` has no use for."""
 
 FilesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="[PART=]FILE...",
-        help="File, Hugging Face folder or artifact; PART= says what it is taken for "
+        help="File, Hugging Face folder or an artifact's folder; PART= says what it is taken for "
         "(answerer, localizer, vision, language, qformer, ...).",
     ),
 ]
@@ -162,6 +168,8 @@ def _tell_contents(console: Console, found: dict[str, Any], *, names: bool) -> N
             say(f"{item['count']:>5} x {item['name']} {item['shape']} {item['dtype']}")
     for name, item in found["left_overs"].items():
         say(f"beside the weights: {name}, {item['tensors']:,} tensors of {item['elements']:,}")
+    for note in found["notes"]:
+        console.note(f"note: {note}")
     for command in found["next"]:
         console.note(f"next:\n  {command}")
 
@@ -172,6 +180,7 @@ def _types(counts: dict[str, int]) -> str:
 
 @app.command("import")
 def import_checkpoint(
+    context: typer.Context,
     files: FilesArgument,
     target: AsOption,
     base: BaseOption,
@@ -198,8 +207,7 @@ def import_checkpoint(
     """Bring weights of other code bases into a weights artifact, or into a backbone folder."""
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     if target == "backbone":
-        if benchmark or role or name or overrides:
-            raise UsageError("--as backbone makes a folder: only --base, --out, --allow-missing")
+        _refuse_given(context, NOT_OF_FOLDERS)
         return _backbone(console, files, base, out, allow_missing or [], dry_run)
     if out is not None:
         raise UsageError(f"--out is for --as backbone; {target} weights go into the workspace")
@@ -208,6 +216,7 @@ def import_checkpoint(
             f"--as {target} needs --benchmark: what the weights were trained on",
             "other benchmarks can be answered with them as well",
         )
+    _refuse_in_file(workspace, "--workspace")
     from stages.checkpoint import import_weights, plan_weights
     from stages.checkpoints.assembly import joint_report
     from stages.checkpoints.choices import ImportChoices
@@ -270,6 +279,7 @@ def export(
     """Give weights back in a published layout."""
     from stages.checkpoint import export_weights
 
+    _refuse_in_file(out.parent, "--out")
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     written = export_weights(
         open_workspace(workspace),
@@ -288,6 +298,24 @@ def export(
         soft_wrap=True,
     )
     console.note(f"next:\n  {written['next'][0]}")
+
+
+def _refuse_given(context: typer.Context, names: tuple[str, ...]) -> None:
+    """Options that the user wrote, even with their default, where they mean nothing."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name in names and source is not None and source.name != "DEFAULT":
+            raise UsageError(
+                f"{parameter.opts[0]}: --as backbone makes a folder of tensors as they are stored",
+                "only --base, --out, --allow-missing",
+            )
+
+
+def _refuse_in_file(folder: Path, option: str) -> None:
+    """A folder that cannot be made, because a file lies on the way."""
+    nearest = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if nearest is not None and not nearest.is_dir():
+        raise UsageError(f"{option}: {nearest} is a file, not a folder", "give another path")
 
 
 def _network_settings(overrides: list[str] | None) -> dict[str, Any]:
@@ -317,6 +345,7 @@ def _backbone(
 
     if out is None:
         raise UsageError("--as backbone needs --out DIR: the folder to write")
+    _refuse_in_file(out.parent, "--out")
     item = plan_backbone(files, base, allow_missing)
     plan = item.plan.as_json()
     _tell_plan(console, plan)
@@ -325,7 +354,8 @@ def _backbone(
         _tell_dry_run(console, {"out": str(out)}, plan)
         return 0
     written = write_backbone(item, out)
-    following = [f"vqa extract-features --benchmark BENCHMARK --backbone {out} --from-videos"]
+    backbone = shlex.quote(str(out))
+    following = [f"vqa extract-features --benchmark BENCHMARK --backbone {backbone} --from-videos"]
     if console.as_json:
         answer = {"command": "checkpoint import", "out": str(out), **written, "report": plan}
         console.json(answer | {"next": following})

@@ -2,26 +2,31 @@
 
 Files may be given plainly or as `PART=FILE`, where a part is a group or a side (`groups`):
 
-1. `PART=FILE` fills the groups of that part, whatever other files hold; of two for one part the
-   later one does.
+1. `PART=FILE` fills the groups of that part, whatever other files hold; `answerer.ln_vision` goes
+   before `answerer`, and of two files for one part the later one is taken.
 2. A plain FILE (or `base=FILE`) fills everything else that it has; two plain files that both have
    a group are refused, because nobody could tell afterwards which one it was.
-3. What no file has comes from the base only where `--allow-missing` names the group. The towers
-   always come from the base; those that a file has must have the same values.
+3. A group is filled by one file as a whole, or refused; never by a file and the base together.
+4. A group that no file has comes from the base, where `--allow-missing` names it. In weights the
+   towers always come from the base, and those that a file has must have the same values; in a
+   backbone folder they come from the base if no file has them.
+5. T5's embedding alone, which LAVIS leaves in its files, is no language model: it fills nothing and
+   must have the values of the one that is used.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.checkpoints.expected import Shapes
-from stages.checkpoints.groups import SIDES, TOWERS, covers, group_of
+from stages.checkpoints.groups import LANGUAGE, TOWERS, covers, group_of
 from stages.checkpoints.layouts import Layout, recognise
-from stages.checkpoints.naming import Renamed, System, renamed
+from stages.checkpoints.naming import EMBEDDING, Renamed, System, renamed
 from stages.checkpoints.tensor_files import Checkpoint, open_checkpoint
 from stages.core.errors import DataError, MissingInput, UsageError
 from stages.models.reference_names import merged_bias
@@ -34,9 +39,14 @@ PARTS = (
     "qformer", "query_tokens", "language_projection", "ln_vision", "vision", "language",
     "frame_prompter", "distill_decoder", "lora",
 )  # fmt: skip
-READS_TEXT = ("instructblip", "vila-teacher", "vila-merged", "vila-student")
+PART_SIDES = ("answerer", "localizer")
+READS_TEXT = (
+    "instructblip", "vila-teacher", "vila-merged", "vila-student", "huggingface-instructblip",
+)  # fmt: skip
 """Kinds whose Q-Former would fit a BLIP-2 by its sizes and mean nothing there."""
+WEIGHT_TYPES = ("float16", "bfloat16", "float32", "float64")
 SHOWN_NAMES = 6
+_PART = re.compile(r"[\w.]+")
 
 
 @dataclass(frozen=True)
@@ -77,14 +87,54 @@ class Source:
             return stored[0].shape
         return (3 * stored[0].shape[0],)
 
+    def dtype(self, ours: str) -> str:
+        """Type of one of our tensors in this file."""
+        return self.checkpoint.tensors[self.names.ours[ours][0]].dtype
+
+    def groups(self) -> set[str]:
+        """The groups that it can fill: T5's embedding alone is no language model."""
+        held = {group_of(name) for name in self.names.ours if name != EMBEDDING}
+        return held | {LANGUAGE} if EMBEDDING in self.names.ours and self.gives(LANGUAGE) else held
+
+    def refuse_unequal_halves(self) -> None:
+        """Raise unless the q and v biases that make one tensor are alike.
+
+        Raises:
+            DataError: They are not.
+        """
+        for pair in self.names.ours.values():
+            halves = [self.checkpoint.tensors[name] for name in pair]
+            if len(pair) == 2 and (
+                len(halves[0].shape) != 1
+                or (halves[0].shape, halves[0].dtype) != (halves[1].shape, halves[1].dtype)
+            ):
+                told = " and ".join(
+                    f"{name} {half.dtype} {half.shape}"
+                    for name, half in zip(pair, halves, strict=True)
+                )
+                raise DataError(
+                    f"{self.checkpoint.path}: {told} cannot make one bias", "the file is damaged"
+                )
+
 
 def parse_part(text: str) -> tuple[str, Path]:
-    """`PART=FILE` or `FILE` -> part and path."""
+    """`PART=FILE` or `FILE` -> part and path.
+
+    Raises:
+        UsageError: What stands before `=` is no part, and there is no file of the whole name.
+    """
     part, equals, path = text.partition("=")
-    known = part in (PLAIN, *PARTS, *SIDES) or (
-        part.partition(".")[0] in SIDES and part.partition(".")[2] in PARTS
+    side, _, group = part.partition(".")
+    if not equals or not _PART.fullmatch(part):
+        return PLAIN, Path(text)
+    if part in (PLAIN, *PARTS, *PART_SIDES) or (side in PART_SIDES and group in PARTS):
+        return part, Path(path)
+    if Path(text).exists():
+        return PLAIN, Path(text)
+    raise UsageError(
+        f"{text}: {part} is no part",
+        f"parts: {', '.join((PLAIN, *PART_SIDES, *PARTS))}; of one side: answerer.ln_vision",
     )
-    return (part, Path(path)) if equals and known else (PLAIN, Path(text))
 
 
 def open_source(text: str, system: System, *, role: str = "", one_side: bool = False) -> Source:
@@ -99,7 +149,7 @@ def open_source(text: str, system: System, *, role: str = "", one_side: bool = F
     Raises:
         MissingInput: No such file.
         DataError: It cannot be read, or holds nothing that has a place.
-        UsageError: It was named for a part that it does not have.
+        UsageError: It was named for no part, or for one that it does not have.
     """
     part, path = parse_part(text)
     checkpoint = open_checkpoint(path)
@@ -123,17 +173,27 @@ def open_source(text: str, system: System, *, role: str = "", one_side: bool = F
         )
     if part != PLAIN and not any(covers([part], group_of(name)) for name in names.ours):
         raise UsageError(f"{text}: the file has nothing of {part} ({layout.described})")
-    return Source(checkpoint, layout, part, names)
+    source = Source(checkpoint, layout, part, names)
+    source.refuse_unequal_halves()
+    return source
 
 
 def _own_names(ours: dict[str, tuple[str, ...]], side: str) -> dict[str, tuple[str, ...]]:
-    """The copy that a merged file keeps of one side takes the place of the file's own."""
+    """The copy that a merged file keeps of one side takes the place of the file's own.
+
+    It does so group by group: half a copy is not completed with the other side's tensors.
+    """
     copies = {
         name.removeprefix(f"{side}."): given
         for name, given in ours.items()
         if name.startswith(f"{side}.")
     }
-    rest = {name: given for name, given in ours.items() if not name.startswith(f"{side}.")}
+    copied = {group_of(name) for name in copies}
+    rest = {
+        name: given
+        for name, given in ours.items()
+        if not name.startswith(f"{side}.") and group_of(name) not in copied
+    }
     return rest | copies
 
 
@@ -155,10 +215,10 @@ class GroupReport:
         group: Its name.
         expected: Tensors that it has.
         matched: Those that a file fills.
-        source: Name of the file; `the base`; or empty.
+        source: Name of the file whose group it is; `the base`; or empty.
         parameters: Elements of all of them.
-        missing: Our names that nothing fills, unless the base may.
-        misshapen: What has another shape than the base's sizes ask for.
+        missing: Our names that nothing fills.
+        misshapen: What has another shape than the base's sizes ask for, or is no float.
         left_out: Whether it is missing and allowed to be, with nothing in its place.
     """
 
@@ -170,6 +230,11 @@ class GroupReport:
     missing: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
     left_out: bool = False
+
+    def provenance(self) -> dict[str, Any]:
+        """What a manifest keeps: where the group came from, and how much of it a file filled."""
+        count = 0 if self.left_out else self.expected
+        return {"source": self.source, "tensors": count, "matched": self.matched}
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the command's JSON."""
@@ -195,7 +260,8 @@ class Assembly:
         filled: Our name to the source that fills it.
         from_base: Our name to the base's.
         left_out: Our names that stay empty.
-        towers: Tensors of towers in files, which must be the base's: our name and source.
+        towers: Tensors of towers in files that fill nothing and must have the values of what
+            does: our name and source.
         groups: How each needed group is filled.
         unused: Group to the names of files that have no place in these weights.
     """
@@ -221,13 +287,13 @@ class Assembly:
         """Raise unless every needed group is filled.
 
         Raises:
-            DataError: A tensor has another shape than the base asks for.
+            DataError: A tensor has another shape than the base asks for, or is no float.
             MissingInput: A group is not filled, or only in part.
         """
         wrong = [line for group in self.groups.values() for line in group.misshapen]
         if wrong:
             raise DataError(
-                f"sizes differ from the base's: {_some(wrong)}",
+                f"sizes or types are not what the base asks for: {_some(wrong)}",
                 "is --base the backbone that this was trained on? (and --frames, --keep?)",
             )
         short = [group for group in self.groups.values() if group.missing]
@@ -237,17 +303,18 @@ class Assembly:
                 for group in short
             )
             names = [name for group in short for name in group.missing]
-            raise MissingInput(
-                f"no file fills {told}: {_some(names)}",
-                "give the file that has them (PART=FILE), or take them from the base as they are: "
-                + " ".join(f"--allow-missing {group.group}" for group in short),
-            )
+            raise MissingInput(f"no file fills {told}: {_some(names)}", _advice(short))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Our names and values, each in the type it is stored in, one at a time."""
+        """Our names and values, each in the type it is stored in, one at a time.
+
+        Raises:
+            DataError: A value is not a finite number.
+        """
         for source in self.sources:
             wanted = [name for name, by in self.filled.items() if by is source]
-            yield from values_of(source, wanted)
+            for name, value in values_of(source, wanted):
+                yield name, _finite(source, name, value)
         if self.base is not None and self.from_base:
             given = {stored: ours for ours, stored in self.from_base.items()}
             reverse: dict[str, list[str]] = {}
@@ -255,7 +322,34 @@ class Assembly:
                 reverse.setdefault(stored, []).append(ours)
             for stored, value in self.base.checkpoint.read(given):
                 for ours in reverse[stored]:
-                    yield ours, value
+                    yield ours, _finite(self.base, stored, value)
+
+
+def _advice(short: Sequence[GroupReport]) -> str:
+    """The base may stand in for a group that no file has, never for a part of one."""
+    cut = [
+        f"{group.source} has {group.expected - len(group.missing)} of {group.expected} tensors "
+        f"of {group.group}: "
+        "it is another layout or cut short"
+        for group in short
+        if group.source
+    ]
+    absent = [f"--allow-missing {group.group}" for group in short if not group.source]
+    taken = (
+        "give the file that has them (PART=FILE), or take them from the base as they are: "
+        + " ".join(absent)
+    )
+    return "; ".join([*cut, *([taken] if absent else [])])
+
+
+def _finite(source: Source, name: str, value: Tensor) -> Tensor:
+    if value.isfinite().all():
+        return value
+    stored = " and ".join(source.names.ours.get(name, (name,)))
+    raise DataError(
+        f"{source.checkpoint.path}: {stored} holds values that are not finite",
+        "the training diverged or the file is damaged; take another checkpoint",
+    )
 
 
 def joint_report(plans: Sequence[Assembly]) -> dict[str, Any]:
@@ -310,19 +404,25 @@ def assemble(
     """
     plan = Assembly(sources, base)
     _check_allowed(allowed, expected)
-    owners = {group: _owner(sources, group) for group in {group_of(name) for name in expected}}
+    wanted: dict[str, Shapes] = {}
     for name, shape in expected.items():
-        group = group_of(name)
-        report = plan.groups.setdefault(group, GroupReport(group))
-        report.expected += 1
-        report.parameters += math.prod(shape)
-        owner = owners[group]
-        if owner is not None and name in owner.names.ours:
-            _match(plan, report, owner, name, shape)
+        wanted.setdefault(group_of(name), {})[name] = shape
+    for group, shapes in wanted.items():
+        elements = sum(math.prod(shape) for shape in shapes.values())
+        report = GroupReport(group, expected=len(shapes), parameters=elements)
+        plan.groups[group] = report
+        owner = _owner(sources, group)
+        if owner is not None:
+            _fill_from_file(plan, report, owner, shapes)
+        elif group in TOWERS or covers(allowed, group):
+            may_stay_away = group in optional or (group in TOWERS and covers(allowed, group))
+            _fill_from_base(plan, report, shapes, may_stay_away)
         else:
-            _fill(plan, report, name, shape, covers(allowed, group), group in optional)
+            _leave(plan, report, shapes, group in optional)
     if towers_needed:
         _towers(plan, allowed)
+    else:
+        _lone_embeddings(plan)
     _note_unused(plan, expected)
     return plan
 
@@ -338,14 +438,12 @@ def _check_allowed(allowed: Sequence[str], expected: Shapes) -> None:
 
 def _owner(sources: list[Source], group: str) -> Source | None:
     """The file that fills a group."""
-
-    def has(source: Source) -> bool:
-        return any(group_of(name) == group for name in source.names.ours)
-
-    named = [source for source in sources if source.gives(group) and has(source)]
+    having = [source for source in sources if group in source.groups()]
+    named = [source for source in having if source.gives(group)]
     if named:
-        return named[-1]
-    plain = [source for source in sources if source.part == PLAIN and has(source)]
+        # The longest part that covers the group is the most specific one.
+        return max(reversed(named), key=lambda source: len(source.part))
+    plain = [source for source in having if source.part == PLAIN]
     if len(plain) > 1:
         files = " and ".join(str(source.checkpoint.path) for source in plain)
         raise UsageError(
@@ -354,51 +452,66 @@ def _owner(sources: list[Source], group: str) -> Source | None:
     return plain[0] if plain else None
 
 
-def _match(
-    plan: Assembly, report: GroupReport, owner: Source, name: str, shape: tuple[int, ...]
-) -> None:
-    found = owner.shape(name)
+def _fill_from_file(plan: Assembly, report: GroupReport, owner: Source, shapes: Shapes) -> None:
+    """All of a group from the file whose group it is."""
     report.source = owner.checkpoint.path.name
-    if found == shape:
-        report.matched += 1
-        plan.filled[name] = owner
-    else:
-        stored = " and ".join(owner.names.ours[name])
-        report.misshapen.append(f"{stored} has shape {found}, the base asks for {shape}")
+    for name, shape in shapes.items():
+        if name not in owner.names.ours:
+            report.missing.append(name)
+            continue
+        wrong = _misfit(owner, name, shape)
+        if wrong:
+            report.misshapen.append(wrong)
+        else:
+            report.matched += 1
+            plan.filled[name] = owner
 
 
-def _fill(
-    plan: Assembly,
-    report: GroupReport,
-    name: str,
-    shape: tuple[int, ...],
-    allowed: bool,
-    optional: bool,
+def _fill_from_base(
+    plan: Assembly, report: GroupReport, shapes: Shapes, may_stay_away: bool
 ) -> None:
-    """What no file has: from the base, left out, or missing."""
-    stored = _in_base(plan.base, name, shape)
-    if group_of(name) in TOWERS and stored is not None:
-        allowed = True
-    if stored is not None and allowed:
-        plan.from_base[name] = stored
-        report.source = report.source or "the base"
-    elif optional or (allowed and group_of(name) in TOWERS):
-        plan.left_out.append(name)
+    """All of a group that no file has from the base, if that has it."""
+    base = plan.base
+    held = base.names.ours if base is not None else {}
+    if base is None or not any(_in_base(name) in held for name in shapes):
+        _leave(plan, report, shapes, may_stay_away)
+        return
+    report.source = "the base"
+    for name, shape in shapes.items():
+        theirs = _in_base(name)
+        if theirs not in held:
+            report.missing.append(name)
+            continue
+        wrong = _misfit(base, theirs, shape)
+        if wrong:
+            report.misshapen.append(wrong)
+        else:
+            plan.from_base[name] = held[theirs][0]
+
+
+def _leave(plan: Assembly, report: GroupReport, shapes: Shapes, may_stay_away: bool) -> None:
+    """A group that nothing fills: left out, or missing."""
+    if may_stay_away:
+        plan.left_out.extend(shapes)
         report.left_out = True
     else:
-        report.missing.append(name)
+        report.missing.extend(shapes)
 
 
-def _in_base(base: Source | None, name: str, shape: tuple[int, ...]) -> str | None:
-    """The base's name for one of ours; a localizer begins as the base's own side."""
-    if base is None:
-        return None
+def _misfit(source: Source, name: str, shape: tuple[int, ...]) -> str:
+    """Why a file's tensor cannot be this one of ours; empty: it can."""
+    found, stored = source.shape(name), " and ".join(source.names.ours[name])
+    if found != shape:
+        return f"{stored} has shape {found}, the base asks for {shape}"
+    dtype = source.dtype(name)
+    return "" if dtype in WEIGHT_TYPES else f"{stored} has type {dtype}, weights are floats"
+
+
+def _in_base(name: str) -> str:
+    """Our name in the base; a localizer begins as the base's own side."""
     if name.startswith("localizer."):
-        name = "answerer." + name.removeprefix("localizer.")
-    given = base.names.ours.get(name)
-    if given is None or base.shape(name) != shape:
-        return None
-    return given[0]
+        return "answerer." + name.removeprefix("localizer.")
+    return name
 
 
 def _towers(plan: Assembly, allowed: Sequence[str]) -> None:
@@ -417,29 +530,42 @@ def _towers(plan: Assembly, allowed: Sequence[str]) -> None:
                 plan.towers.append((name, source))
 
 
+def _lone_embeddings(plan: Assembly) -> None:
+    """T5's embedding in files whose language model this is not."""
+    for source in plan.sources:
+        if EMBEDDING in source.names.ours and LANGUAGE not in source.groups():
+            plan.towers.append((EMBEDDING, source))
+
+
 def check_towers(plan: Assembly) -> None:
-    """Towers that a file holds must be the base's, to the precision of the file.
+    """Towers in files that fill nothing must be those in use, to the precision of the file.
 
     Raises:
         DataError: They are not: these weights belong to another backbone.
     """
     import torch
 
-    if plan.base is None:
-        return
     for source in plan.sources:
-        held = [name for name, by in plan.towers if by is source]
-        known = [name for name in held if name in plan.base.names.ours]
-        for name, mine in values_of(source, known):
-            stored = plan.base.names.ours[name]
-            ((_, theirs),) = plan.base.checkpoint.read(stored)
+        held = {name: _in_use(plan, name) for name, by in plan.towers if by is source}
+        for name, mine in values_of(source, [name for name, used in held.items() if used]):
+            used = held[name]
+            assert used is not None
+            ((_, theirs),) = values_of(used, [name])
             if mine.shape != theirs.shape or not torch.equal(theirs.to(mine.dtype), mine):
+                whose = "the base's" if used is plan.base else f"{used.checkpoint.path}'s"
                 raise DataError(
                     f"{source.checkpoint.path}: {' and '.join(source.names.ours[name])} is not "
-                    f"the base's {stored[0]}",
+                    f"{whose} {used.names.ours[name][0]}",
                     "these weights stand on another backbone; make it from the file first: "
                     "vqa checkpoint import FILE --as backbone",
                 )
+
+
+def _in_use(plan: Assembly, name: str) -> Source | None:
+    """What a tensor of a tower comes from: a file, the base, or nothing."""
+    if name in plan.filled:
+        return plan.filled[name]
+    return plan.base if plan.base is not None and name in plan.base.names.ours else None
 
 
 def _note_unused(plan: Assembly, expected: Shapes) -> None:

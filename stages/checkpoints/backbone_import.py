@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from stages.artifacts import atomic
-from stages.checkpoints.assembly import Assembly, assemble, open_source
+from stages.checkpoints.assembly import Assembly, assemble, check_towers, open_source
 from stages.checkpoints.derived_config import blip2_config
 from stages.checkpoints.expected import LAYOUTS, backbone_shapes
 from stages.checkpoints.naming import System
@@ -104,8 +104,14 @@ def write_backbone(item: BackboneImport, out: Path) -> dict[str, Any]:
 
     Returns:
         Number of tensors and bytes, and which group came from where.
+
+    Raises:
+        MissingInput: A group is not filled, or only in part.
+        DataError: Sizes or types are not what the base asks for, a value is not finite, or a T5
+            embedding in a file is not that of the language model in use.
     """
     item.plan.refuse_if_incomplete()
+    check_towers(item.plan)
     target = new_folder(out)
     declared = {
         folder_name(name, item.config): (stored.dtype, shape)
@@ -121,10 +127,7 @@ def write_backbone(item: BackboneImport, out: Path) -> dict[str, Any]:
             {"path": s.checkpoint.path.name, "part": s.part, "sha256": s.checkpoint.digests}
             for s in item.plan.sources
         ],
-        "groups": {
-            name: {"source": group.source, "tensors": group.expected - len(group.missing)}
-            for name, group in item.plan.groups.items()
-        },
+        "groups": {name: group.provenance() for name, group in item.plan.groups.items()},
     }
     atomic.write_json(target / "vqa_import.json", report)
     atomic.write_json(target / "config.json", item.config)

@@ -38,6 +38,9 @@ class ImportChoices:
         preset: VLAP: `paper`, or `reference`, the published code's choices.
         allow_missing: Groups or sides that may be missing in the files.
         model: Further options of the network.
+
+    Raises:
+        UsageError: More frames are kept than there are.
     """
 
     system: Literal["vlap", "sevila"]
@@ -51,6 +54,14 @@ class ImportChoices:
     preset: str = "paper"
     allow_missing: tuple[str, ...] = ()
     model: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frames = self.frames or (DEFAULT_FRAMES if self.system == "sevila" else None)
+        if frames is not None and self.keep is not None and self.keep > frames:
+            raise UsageError(
+                f"--keep {self.keep}: more than the {frames} frames that the network sees",
+                f"--keep {frames} or fewer",
+            )
 
 
 def vlap_role(choices: ImportChoices, sources: Sequence[Source]) -> str:
@@ -99,7 +110,7 @@ def vlap_frames(
         tokens: N of the base.
 
     Raises:
-        UsageError: Neither the files nor the user say it.
+        UsageError: Neither the files nor the user say it, or a teacher would leave frames out.
         DataError: They contradict each other, or the prompter was made for other frames.
     """
     told = _told_by_decoder(sources, queries) if role == "student" else None
@@ -111,6 +122,11 @@ def vlap_frames(
         raise UsageError(
             f"the files do not say from how many frames this {role} looks, or at how many",
             "--frames T" + ("" if role == "teacher" else " --keep K"),
+        )
+    if role == "teacher" and keep != frames:
+        raise UsageError(
+            f"--keep {keep}: a teacher looks at all of its {frames} frames",
+            f"--role start --frames {frames} --keep {keep}, or leave out --keep",
         )
     if told is not None and (frames, keep) != told:
         raise DataError(

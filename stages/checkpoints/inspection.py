@@ -5,6 +5,7 @@ No torch, no tensor, no code of the file: the cost does not grow with the size o
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from stages.checkpoints.groups import group_of, summary
 from stages.checkpoints.layouts import Layout, recognise
 from stages.checkpoints.naming import System, renamed
 from stages.checkpoints.tensor_files import Checkpoint, Stored, dtype_counts, open_checkpoint
+from stages.core.errors import DataError
 
 DROPPED, UNEXPECTED = "without a place here", "unexpected"
 TWO_SIDED = ("sevila", "sevila-localizer", "vqa-sevila")
@@ -40,6 +42,11 @@ NEXT: Mapping[str, str] = {
     "vqa-sevila": "vqa eval --benchmark NAME --system sevila --weights {path}",
 }
 """What one does with a checkpoint of each kind."""
+NOTES: Mapping[str, str] = {
+    "blip2-stage1": "a first stage has no language projection: the import takes the base's, which "
+    "was never trained together with this Q-Former",
+}
+"""What one should know before."""
 
 
 def inspect_checkpoint(path: Path) -> dict[str, Any]:
@@ -51,6 +58,8 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
     """
     checkpoint = open_checkpoint(path)
     layout = recognise(checkpoint)
+    if not f"{layout.kind}{layout.described}".isprintable():
+        raise DataError(f"{path} calls itself {layout.kind[:80]!a}, which cannot be printed")
     command = NEXT.get(layout.kind, "")
     return {
         "command": "checkpoint inspect",
@@ -68,7 +77,8 @@ def inspect_checkpoint(path: Path) -> dict[str, Any]:
             name: {"tensors": item.tensors, "elements": item.elements}
             for name, item in checkpoint.left_overs.items()
         },
-        "next": [command.format(path=path)] if command else [],
+        "notes": [NOTES[layout.kind]] if layout.kind in NOTES else [],
+        "next": [command.format(path=shlex.quote(str(path)))] if command else [],
     }
 
 

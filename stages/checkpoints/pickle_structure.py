@@ -92,7 +92,9 @@ def read_structure(data: bytes, sizes: Mapping[str, int]) -> Any:
         raise PickleRefused(f"its pickle has {len(data):,} bytes, more than {MAX_PICKLE_BYTES:,}")
     try:
         return _Reader(data, sizes).run()
-    except (IndexError, KeyError, TypeError, struct.error, UnicodeDecodeError) as error:
+    except PickleRefused:
+        raise
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
         raise PickleRefused(f"its pickle is damaged ({type(error).__name__}: {error})") from None
 
 
@@ -164,12 +166,16 @@ class _Reader:
         """GLOBAL: keep the name if it is a known one."""
         name = f"{self.line()}.{self.line()}"
         if name not in KNOWN_NAMES:
-            raise PickleRefused(f"it names {name[:120]}, which is no tensor and no plain value")
+            shown = name[:120] if name.isprintable() else ascii(name[:120])
+            raise PickleRefused(f"it names {shown}, which is no tensor and no plain value")
         self.stack.append(_Name(name))
 
     def storage(self) -> None:
         """BINPERSID: ('storage', type, key, place, elements) becomes a `Storage`."""
-        kind, type_name, key, _, elements = self.pop()
+        identity = self.pop()
+        if type(identity) is not tuple or len(identity) != 5:
+            raise PickleRefused("its pickle asks for something that is no storage")
+        kind, type_name, key, _, elements = identity
         known = STORAGES.get(type_name.name.removeprefix("torch.")) if _is_name(type_name) else None
         if kind != "storage" or known is None or type(key) is not str or type(elements) is not int:
             raise PickleRefused("its pickle asks for something that is no storage")
@@ -204,6 +210,9 @@ class _Reader:
             if not isinstance(key, str | int | float | None):
                 # A nested tuple as a key would be hashed by recursion without end.
                 raise PickleRefused(f"its pickle has a {type(key).__name__} as a key")
+            if isinstance(key, str) and not key.isprintable():
+                # Names are shown to people: control characters would command their terminal.
+                raise PickleRefused(f"it has the name {key[:80]!a}, which cannot be printed")
             target[key] = value
 
     def append(self, values: list[Any]) -> None:

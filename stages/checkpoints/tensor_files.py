@@ -113,6 +113,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return _open_artifact(path) if (path / MANIFEST).exists() else _open_folder(path)
     if not path.exists():
         raise MissingInput(f"no such checkpoint: {path}", "give a file, or a folder with weights")
+    if not path.is_file():
+        raise DataError(f"{path} is neither a file nor a folder", "a pipe or device is not read")
     with path.open("rb") as opened:
         start = opened.read(16)
     if start[:2] == b"PK":

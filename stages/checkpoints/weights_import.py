@@ -14,6 +14,7 @@ from typing import Any
 from stages.artifacts.store import Artifact, Draft, Request
 from stages.artifacts.weights import write_weights
 from stages.checkpoints.assembly import (
+    PLAIN,
     Assembly,
     Source,
     assemble,
@@ -29,6 +30,7 @@ from stages.checkpoints.choices import (
     vlap_role,
 )
 from stages.checkpoints.expected import LAYOUTS, Shapes, sevila_shapes, vlap_shapes
+from stages.checkpoints.tensor_files import INDEX_FILE, SINGLE_FILE
 from stages.core.errors import MissingInput, UsageError
 from stages.models.backbones.catalog import (
     backbone_fingerprint,
@@ -113,10 +115,17 @@ def _open_base(choices: ImportChoices) -> _Base:
 
 
 def base_source(folder: BackboneFolder, system: Any, *, one_side: bool = False) -> Source | None:
-    """The base's own tensors; None for a folder with a config and no weights."""
+    """The base's own tensors; None for a folder with a config and no weights.
+
+    Raises:
+        MissingInput: Its index names a shard that is not there.
+        DataError: Its weights are damaged, or pickles.
+    """
     try:
-        return open_source(str(folder.path), system, one_side=one_side)
+        return open_source(f"{PLAIN}={folder.path}", system, one_side=one_side)
     except MissingInput:
+        if any((folder.path / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+            raise
         return None
 
 
@@ -128,7 +137,8 @@ def _plan_vlap(files: Sequence[str], choices: ImportChoices, base: _Base) -> Wei
     tokens = tower_spec(base.folder).tokens
     frames, keep = vlap_frames(choices, role, opened, queries=base.queries, tokens=tokens)
     network = _vlap_network(choices, opened, frames, keep)
-    expected = vlap_shapes(base.folder.config, network, role, tokens)
+    where = str(base.folder.path / "config.json")
+    expected = vlap_shapes(base.folder.config, network, role, tokens, where)
     plan = assemble(opened, base.source, expected, allowed=choices.allow_missing, optional=OPTIONAL)
     config = {
         **base.config(choices, role),
@@ -162,7 +172,9 @@ def _lora(sources: Sequence[Source]) -> dict[str, Any] | None:
 def _plan_sevila(
     sources: list[Source], choices: ImportChoices, base: _Base, role: str
 ) -> WeightsImport:
-    expected: Shapes = sevila_shapes(base.folder.config, [role])
+    expected: Shapes = sevila_shapes(
+        base.folder.config, [role], str(base.folder.path / "config.json")
+    )
     others = [side for side in ("answerer", "localizer") if side != role]
     allowed = [name for name in choices.allow_missing if name.partition(".")[0] not in others]
     plan = assemble(sources, base.source, expected, allowed=allowed)
@@ -197,7 +209,7 @@ def write_import(draft: Draft, item: WeightsImport) -> Artifact:
     """Read the values, write and finish the artifact; call it under the draft's lock.
 
     Raises:
-        DataError: A tower in a file is not the base's.
+        DataError: A tower in a file is not the base's, or a value is not finite.
     """
     check_towers(item.plan)
     tensors = dict(item.plan.tensors())
@@ -222,9 +234,6 @@ def provenance(item: WeightsImport) -> dict[str, Any]:
             }
             for source in item.plan.sources
         ],
-        "groups": {
-            group.group: {"source": group.source, "tensors": group.expected}
-            for group in item.plan.groups.values()
-        },
+        "groups": {group.group: group.provenance() for group in item.plan.groups.values()},
         "from_base": sorted(item.plan.from_base),
     }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stages.artifacts import atomic
 from stages.checkpoints.tensor_files import SAFETENSORS_TYPES, SINGLE_FILE
-from stages.core.errors import MachineError, UsageError
+from stages.core.errors import DataError, MachineError, UsageError
 from stages.core.safetensors_header import encode_header, item_bytes
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ def write_safetensors(path: Path, declared: Declared, values: Iterable[tuple[str
         path: The file.
         declared: Every tensor, in the order of the file.
         values: Name and values of each of them, once.
+
+    Raises:
+        DataError: A value is not of the type or shape that was declared; no file is left.
     """
     header = {name: (HEADER_TYPES[dtype], shape) for name, (dtype, shape) in declared.items()}
     start = encode_header(header)
@@ -43,7 +46,7 @@ def write_safetensors(path: Path, declared: Declared, values: Iterable[tuple[str
             file.write(start)
             for name, value in values:
                 file.seek(places.pop(name))
-                file.write(_raw(value))
+                file.write(_as_declared(name, value, declared[name]))
             assert not places, f"no values for {sorted(places)[:3]}"
             file.flush()
             os.fsync(file.fileno())
@@ -64,6 +67,16 @@ def _places(declared: Declared, start: int) -> dict[str, int]:
         places[name] = position
         position += math.prod(shape) * item_bytes(HEADER_TYPES[dtype])
     return places
+
+
+def _as_declared(name: str, value: Tensor, declared: tuple[str, tuple[int, ...]]) -> memoryview:
+    """The bytes of a tensor; they must fill its place and no other's."""
+    dtype, shape = declared
+    found = (str(value.dtype).removeprefix("torch."), tuple(value.shape))
+    raw = _raw(value)
+    if found != declared or len(raw) != math.prod(shape) * item_bytes(HEADER_TYPES[dtype]):
+        raise DataError(f"{name} is {found[0]} {found[1]}, and was declared as {dtype} {shape}")
+    return raw
 
 
 def _raw(value: Tensor) -> memoryview:
@@ -104,11 +117,17 @@ def new_folder(path: Path) -> Path:
 
 
 def copy_companions(source: Path, target: Path) -> list[str]:
-    """Tokenizers and preprocessor settings of a backbone folder: all but config and weights."""
+    """Tokenizers and preprocessor settings of a backbone folder: all but config and weights.
+
+    Nothing hidden is copied: `.git` and `.cache` of a clone or a download are no part of a model.
+    """
     copied = []
     for file in sorted(item for item in source.rglob("*") if item.is_file()):
-        name = file.relative_to(source).as_posix()
-        if name == "config.json" or name.endswith(WEIGHT_SUFFIXES) or file.name.startswith("."):
+        inside = file.relative_to(source)
+        name = inside.as_posix()
+        if name == "config.json" or name.endswith(WEIGHT_SUFFIXES):
+            continue
+        if any(part.startswith(".") for part in inside.parts):
             continue
         if file.name.lower() == "readme.md":
             continue

@@ -23,6 +23,9 @@ END_RECORD_64 = struct.Struct("<4sQHHLLQQQQ")
 LOCAL_HEADER = struct.Struct("<4sHHHHHLLLHH")
 CUT_SHORT = "the file is damaged or cut short; copy or download it again"
 NOT_TORCH = "no archive that torch.save writes looks like this"
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def read_members(file: Path) -> dict[str, Member]:
         try:
             with zipfile.ZipFile(opened) as archive:
                 infos = archive.infolist()
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+        except _ZIP_ERRORS as error:
             raise DataError(f"{file} is not a whole zip archive ({error})", CUT_SHORT) from None
         size = file.stat().st_size
         members = {info.filename: _member(file, opened, info, size) for info in infos}
@@ -101,7 +104,7 @@ def _member(file: Path, opened: BinaryIO, info: zipfile.ZipInfo, size: int) -> M
         )
     if info.flag_bits & 0x1:
         raise DataError(f"{where} is encrypted; refused", NOT_TORCH)
-    if info.header_offset < 0:
+    if not 0 <= info.header_offset < size:
         raise DataError(f"{where} is not where the directory says", CUT_SHORT)
     opened.seek(info.header_offset)
     raw = opened.read(LOCAL_HEADER.size)

@@ -19,6 +19,9 @@ from stages.core.errors import DataError
 
 MAX_HEADER_BYTES = 8 << 20
 """Some eighty thousand tensors; a larger header is not that of a model, but costs memory."""
+MAX_SIZE = 1 << 63
+MAX_DIMENSIONS = 64
+"""torch's own limit; it keeps the product of the sizes short."""
 ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
     "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -41,7 +44,7 @@ def read_header(file: Path) -> dict[str, HeaderEntry]:
 
     Raises:
         DataError: The file is cut short, its header is no JSON, is too long or declares tensors
-            that lie outside the file or over each other.
+            that lie outside the file or over each other, or a name that cannot be printed.
     """
     size = file.stat().st_size
     raw = _raw_header(file, size)
@@ -49,7 +52,9 @@ def read_header(file: Path) -> dict[str, HeaderEntry]:
     try:
         header = json.loads(raw, object_pairs_hook=_without_duplicates)
         entries = {
-            name: _entry(value, base) for name, value in header.items() if name != "__metadata__"
+            _printable(name): _entry(value, base)
+            for name, value in header.items()
+            if name != "__metadata__"
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error) or type(error).__name__
@@ -107,7 +112,16 @@ def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _printable(name: str) -> str:
+    """Names are shown to people: control characters would command their terminal."""
+    if not name.isprintable():
+        raise ValueError(f"the name {name[:80]!a} cannot be printed")
+    return name
+
+
 def _entry(value: dict[str, Any], base: int) -> HeaderEntry:
+    if len(value["shape"]) > MAX_DIMENSIONS:
+        raise ValueError(f"a shape of {len(value['shape']):,} dimensions")
     shape = tuple(_whole(n) for n in value["shape"])
     begin, end = (_whole(offset) for offset in value["data_offsets"])
     if math.prod(shape) * item_bytes(value["dtype"]) != end - begin:
@@ -116,8 +130,8 @@ def _entry(value: dict[str, Any], base: int) -> HeaderEntry:
 
 
 def _whole(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no size")
+    if type(value) is not int or not 0 <= value < MAX_SIZE:
+        raise ValueError(f"{repr(value)[:40]} is no size")
     return value
 
 

@@ -27,6 +27,8 @@ from stages.core.errors import DataError
 
 GOOD = {"model": {"Qformer.bert.a": torch.arange(6.0).reshape(2, 3)}}
 MEMORY_LIMIT = 1 << 30
+BIG = b"9" * 4300
+"""The longest number that Python reads, and with one added no longer writes."""
 FEW_MEGABYTES = 300
 
 LIMITED = """
@@ -149,6 +151,50 @@ def test_a_persistent_id_that_is_no_storage_is_refused(
     refused(vqa, archive(tmp_path / "evil.pth", pickled), "no storage")
 
 
+@pytest.mark.parametrize("identity", [b")", b"X\x05\x00\x00\x00abcde", b"N", b"]", b"K\x01\x85"])
+def test_a_persistent_id_of_another_form_is_refused(tmp_path: Path, identity: bytes) -> None:
+    path = archive(tmp_path / "evil.pth", b"\x80\x02" + identity + b"Q.")
+    with pytest.raises(DataError, match="no storage"):
+        open_checkpoint(path)
+
+
+def named(name: bytes) -> bytes:
+    """A pickle of one tensor called `name`."""
+    key = b"X" + struct.pack("<I", len(name)) + name
+    return b"\x80\x02}" + key + tensor(24, 6) + b"s."
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b]0;owned\x07", "a\x1b[2J", "a\nb", "a\x9bb", "a\u202eb", "\ud800"]
+)
+def test_names_that_would_command_a_terminal_are_refused(
+    vqa: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    pickled = archive(tmp_path / "evil.pth", named(name.encode("utf-8", "surrogatepass")))
+    refused(vqa, pickled, ascii(name).strip("'"))
+    held = header(tmp_path / "evil.safetensors", {name: entry(0, 16)}, bytes(16))
+    refused(vqa, held, ascii(name).strip("'"))
+
+
+def test_a_name_that_a_pickle_asks_for_is_told_in_printable_letters(
+    vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = archive(tmp_path / "evil.pth", b"\x80\x02cos\n\x1b[2Jsystem\n.")
+    assert "\x1b" not in str(refused(vqa, path, "it names 'os.\\x1b[2Jsystem'"))
+
+
+def test_names_in_other_scripts_are_read(tmp_path: Path) -> None:
+    path = archive(tmp_path / "good.pth", named("größe der 層".encode()))
+    assert list(open_checkpoint(path).tensors) == ["größe der 層"]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(vqa: Callable[..., Any], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    outcome = vqa("checkpoint", "inspect", tmp_path / "pipe.pth")
+    assert outcome.code == 3
+    assert "neither a file nor a folder" in outcome.json["error"]["message"]
+
+
 def test_a_bare_pickle_is_refused_unread(vqa: Callable[..., Any], tmp_path: Path) -> None:
     trace = tmp_path / "was-run"
     path = tmp_path / "old.pth"
@@ -219,6 +265,21 @@ def test_members_over_each_other_are_refused(vqa: Callable[..., Any], tmp_path: 
     refused(vqa, write("overlap.pth", b"".join(entries), 3), "member 'x/data/0' lies over")
     twice = write("twice.pth", b"".join([*entries[:2], entries[1]]), 3)
     refused(vqa, twice, "two members of one name")
+
+
+@pytest.mark.parametrize("at", [2**63 + 5, 2**63 - 1, 1 << 40, 2**64 - 1])
+def test_a_member_that_lies_beyond_the_file_is_refused(
+    vqa: Callable[..., Any], tmp_path: Path, at: int
+) -> None:
+    pickled = one_tensor(tensor(24, 6))
+    member = stored(b"x/data.pkl", pickled)
+    entry_64 = listed(b"x/data.pkl", len(pickled), 0xFFFFFFFF)
+    extra = struct.pack("<2HQ", 1, 8, at)
+    directory = entry_64[:30] + struct.pack("<H", len(extra)) + entry_64[32:] + extra
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(directory), len(member), 0)
+    path = tmp_path / "far.pth"
+    path.write_bytes(member + directory + end)
+    refused(vqa, path, "is not where the directory says")
 
 
 def test_a_directory_larger_than_any_models_is_refused(
@@ -364,6 +425,9 @@ def entry(begin: int, end: int, shape: list[Any] | None = None, dtype: str = "F3
         ({"a": entry(-16, 0)}, "is no size"),
         ({"a": entry(0, 16, [4.0])}, "is no size"),
         ({"a": entry(0, 16, [True, 4])}, "is no size"),
+        ({"a": entry(0, 16, [1 << 63])}, "is no size"),
+        ({"a": entry(0, 16, [1 << 62] * 100_000)}, "100,000 dimensions"),
+        (b'{"a":{"dtype":"I8","shape":[0],"data_offsets":[%s,%s]}}' % (BIG, BIG), "is no size"),
         ({"a": entry(0, 16, dtype="PICKLE")}, "'PICKLE' is unknown"),
         ({"a": {"dtype": "F32"}}, "damaged"),
         ({"a": [1, 2]}, "damaged"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.models.backbones.folder import BackboneFolder
@@ -63,6 +63,18 @@ def models_conftest() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def with_biases(folder: Path) -> Path:
+    """The folder with q and v biases in its tower, as published ones have them; no key bias."""
+    generator = torch.Generator().manual_seed(9)
+    weights = load_file(folder / "model.safetensors")
+    for name in weights:
+        if name.endswith(".self_attn.qkv.bias"):
+            q_bias, v_bias = torch.randn(2, len(weights[name]) // 3, generator=generator)
+            weights[name] = torch.cat([q_bias, torch.zeros_like(q_bias), v_bias])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def without_towers(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -129,6 +141,7 @@ def sevila_states(folder: Path) -> dict[str, dict[str, Tensor]]:
         for name, tensor in whole.items()
         if name.startswith("visual_encoder.")
     }
+    tower = noisy(tower, 6)
     last = {n.replace("blocks.1.", "blocks.2."): t for n, t in tower.items() if "blocks.1." in n}
     return {
         "blip2-whole": whole,
@@ -150,7 +163,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("published")
     write = models_conftest().write_folder
-    instructblip = write(root / "tiny-instructblip", seed=0)
-    blip2 = write(root / "tiny-blip2", seed=1, model_type="blip-2")
+    instructblip = with_biases(write(root / "tiny-instructblip", seed=0))
+    blip2 = with_biases(write(root / "tiny-blip2", seed=1, model_type="blip-2"))
     states = vlap_states(instructblip) | sevila_states(blip2)
     return Published(root, instructblip, blip2, states)

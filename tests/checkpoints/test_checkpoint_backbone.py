@@ -19,6 +19,8 @@ from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.instructblip import InstructBlip
 from stages.models.backbones.vision import VisionTower
 
+VISION = ("vision_model.embeddings.", "vision_model.encoder.")
+
 
 def bare(folder: Path, out: Path) -> Path:
     """The folder without its weights: config and tokenizers."""
@@ -50,14 +52,20 @@ def test_a_whole_reference_file_becomes_the_folder_it_was_made_of(
 
 
 def test_a_bare_tower_goes_before_what_the_base_has(published: Any, tmp_path: Path) -> None:
-    eva = published.file("eva", pos_embed=torch.full((1, 5, 16), 0.25))
-    item = plan_backbone([f"vision={eva}"], str(published.blip2), ["qformer", "query_tokens",
-                         "language_projection", "ln_vision"])  # fmt: skip
+    rest = ["qformer", "query_tokens", "language_projection", "ln_vision"]
+    item = plan_backbone([f"vision={published.file('eva')}"], str(published.blip2), rest)
     write_backbone(item, tmp_path / "out")
     found = load_file(tmp_path / "out/model.safetensors")
     base = load_file(published.blip2 / "model.safetensors")
     changed = {name for name in base if not torch.equal(found[name], base[name])}
-    assert changed == {"vision_model.embeddings.position_embedding"}
+    assert changed == {name for name in base if name.startswith(VISION)}
+    state = published.states["eva"]
+    for layer in (0, 1):
+        q_bias, v_bias = (state[f"blocks.{layer}.attn.{part}_bias"] for part in "qv")
+        bias = found[f"vision_model.encoder.layers.{layer}.self_attn.qkv.bias"]
+        assert torch.equal(bias, torch.cat([q_bias, torch.zeros(16), v_bias]))
+        fc2 = found[f"vision_model.encoder.layers.{layer}.mlp.fc2.weight"]
+        assert torch.equal(fc2, state[f"blocks.{layer}.mlp.fc2.weight"])
     report = item.plan.as_json()
     # EVA's last block, its norm and its head are no part of BLIP-2's tower.
     assert len(report["unused"]["vision"]) == 13

@@ -136,7 +136,11 @@ def backbone_layout(name: str) -> str:
     """`model_type` of backbone `name`; published ones need not be on this machine."""
     if name in PUBLISHED:
         return PUBLISHED_LAYOUTS[name]
-    return str(_read_config(backbone_path(name) / "config.json").get("model_type"))
+    path = backbone_path(name) / "config.json"
+    layout = str(_read_config(path).get("model_type"))
+    if not layout.isprintable():
+        raise DataError(f"{path}: model_type {layout[:80]!a} cannot be printed")
+    return layout
 
 
 def in_layout(name: str, layout: str) -> str:
@@ -166,7 +170,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingInput(f"no config.json in backbone folder {path.parent}") from None
-    except ValueError as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__})") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error})") from None
     if not isinstance(config, dict):
         raise DataError(f"{path} must hold a JSON object, not a {type(config).__name__}")

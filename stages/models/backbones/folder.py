@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from stages.core.errors import DataError, MissingInput, read_text_or_explain
+from stages.core.errors import DataError, MissingInput, VqaError, read_text_or_explain
 from stages.core.safetensors_header import read_header
 
 SAMPLED_BYTES = 1 << 16
@@ -31,6 +33,19 @@ TOWER_DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-6,
 }
 """What a tower computes and its tensors' shapes do not say; transformers' own defaults."""
+SECTION_SIZES: Mapping[str, tuple[str, ...]] = {
+    "vision_config": (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "image_size", "patch_size",
+    ),
+    "qformer_config": (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "encoder_hidden_size", "cross_attention_frequency", "vocab_size",
+        "max_position_embeddings",
+    ),
+    "text_config": ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "vocab_size"),
+}  # fmt: skip
+"""Whole numbers above zero in the parts of a `config.json` of the BLIP-2 family."""
 _VOLATILE_CONFIG_KEYS = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
 _CONVERT_HINT = (
     "pickled weights are not read, because a pickle can run any code; convert them once where "
@@ -66,6 +81,8 @@ class BackboneFolder:
                 "give a folder in Hugging Face layout with config.json and model.safetensors",
             )
         self.config = self.read_json("config.json")
+        if self.config.get("model_type") in TOWER_FAMILY:
+            check_sizes(self.config, str(self.path / "config.json"))
         self._entries: dict[str, TensorEntry] | None = None
 
     def read_json(self, name: str, *, optional: bool = False) -> dict[str, Any]:
@@ -73,10 +90,13 @@ class BackboneFolder:
         file = self.path / name
         if optional and not file.exists():
             return {}
-        text = read_text_or_explain(file, f"{name} of the backbone")
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
+            value = json.loads(read_text_or_explain(file, f"{name} of the backbone"))
+        except VqaError:
+            raise
+        except OSError as error:
+            raise DataError(f"{file} cannot be read ({type(error).__name__})") from None
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{file} is not JSON: {error}") from None
         if not isinstance(value, dict):
             raise DataError(f"{file} must hold a JSON object, not a {type(value).__name__}")
@@ -254,6 +274,39 @@ class BackboneFolder:
             if not (self.path / name).exists():
                 raise MissingInput(f"shard {name} of {index} is not there", "download it again")
         return [self.path / name for name in sorted(names)]
+
+
+def check_sizes(config: Mapping[str, Any], where: str) -> None:
+    """Raise `DataError` unless the sizes of a BLIP-2 family config are whole and fit together."""
+    _check_size(config, "num_query_tokens", where, "")
+    for section, sizes in SECTION_SIZES.items():
+        values = config.get(section, {})
+        if not isinstance(values, dict):
+            raise DataError(f"{where}: {section} must be an object, not {repr(values)[:40]}")
+        for name in sizes:
+            _check_size(values, name, where, f"{section}.")
+        width, heads = values.get("hidden_size"), values.get("num_attention_heads")
+        if width is not None and heads is not None and width % heads:
+            raise DataError(f"{where}: {section} divides a width of {width} among {heads} heads")
+
+
+def _check_size(values: Mapping[str, Any], name: str, where: str, section: str) -> None:
+    value = values.get(name, 1)
+    if type(value) is not int or value < 1:
+        shown = repr(value)[:40]
+        raise DataError(f"{where}: {section}{name} must be a whole number above 0, not {shown}")
+
+
+@contextmanager
+def explained_config(where: str) -> Iterator[None]:
+    """What a library says of a config that makes no network, as `DataError`."""
+    try:
+        yield
+    except VqaError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, StrictDataclassError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DataError(f"{where}: these values make no network ({reason[:200]})") from None
 
 
 def canonical_config(config: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from stages.core.errors import ConfigError, DataError
-from stages.models.backbones.folder import BackboneFolder
+from stages.models.backbones.folder import BackboneFolder, explained_config
 
 Precision = Literal["float32", "bfloat16", "float16"]
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -138,7 +138,8 @@ def vision_config(config: dict[str, Any], where: str) -> Any:
             f"{where}: model_type {kind!r} has no vision tower that vqa reads",
             f"known: {', '.join(sorted(_TOWERS))}",
         )
-    return _TOWERS[kind][0](**config.get("vision_config", {}))
+    with explained_config(f"{where}/config.json"):
+        return _TOWERS[kind][0](**config.get("vision_config", {}))
 
 
 def vision_spec(config: Any, preprocessor: dict[str, Any] | None = None) -> VisionSpec:
