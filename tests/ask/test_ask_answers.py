@@ -143,11 +143,10 @@ def test_nothing_else_is_written(several: tuple[dict[str, Any], Path]) -> None:
     assert names == ["frames", "page.html", "questions.jsonl"]
 
 
-def test_a_further_question_takes_less_time_than_the_first(
+def test_a_further_question_takes_less_than_a_second(
     several: tuple[dict[str, Any], Path],
 ) -> None:
-    first, *further = [item["seconds"] for item in several[0]["answers"]]
-    assert all(seconds < first for seconds in further)
+    assert all(item["seconds"] < 1 for item in several[0]["answers"][1:])
 
 
 def test_one_question_asked_again_is_answered_alike(
