@@ -11,8 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -28,10 +28,13 @@ from stages.artifacts.clips import (
     shard_record,
 )
 from stages.artifacts.features import (
+    POOLED_VECTORS,
+    SCALED,
     STEM,
     StoredDtype,
     StoredValues,
     cls_dtype,
+    decode_values,
     store_values,
 )
 from stages.artifacts.lookup import frames_of
@@ -42,7 +45,7 @@ from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_sh
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.core.config import Config
 from stages.core.device import resolve_device, torch_version
-from stages.core.errors import DataError, MachineError
+from stages.core.errors import ConfigError, DataError, MachineError
 from stages.core.runtime import Runtime
 from stages.models.backbones.catalog import (
     backbone_frames,
@@ -58,6 +61,7 @@ from stages.models.backbones.vision import (
     fixed_size_crop,
     training_crop,
 )
+from stages.models.pooled import pool_tokens
 from stages.video import decoder_identity
 from stages.video.clips import (
     SampledClip,
@@ -74,7 +78,7 @@ from stages.video.stored_frames import StoredFrames
 
 STAGE = "extract-features"
 SHARD_BYTES = 256 * 1024 * 1024
-ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
+ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1, "float8": 1}
 
 
 class ComputeShape(Config):
@@ -93,6 +97,8 @@ class ComputeShape(Config):
 class FeaturesConfig(Config):
     """What decides the bytes of a features artifact, besides the questions."""
 
+    silent_at_default: ClassVar[tuple[str, ...]] = ("pooled",)
+
     benchmark: str
     """Name of the benchmark."""
     split: str
@@ -109,6 +115,8 @@ class FeaturesConfig(Config):
     """Decoder and versions."""
     dtype: StoredDtype = "float16"
     """How values are stored."""
+    pooled: bool = False
+    """Store the pooled tier beside the tokens; a CLIP has its frame CLS for that."""
     wrap_crops: bool = False
     """Let bicubic overshoot of random crops wrap around, as the reference does."""
     compute: ComputeShape
@@ -159,6 +167,8 @@ class FeatureChoices(Config):
     """Frames in one forward pass."""
     videos_per_shard: int | None = Field(default=None, ge=1)
     """Videos in one shard; none: about 256 MiB."""
+    pooled: bool = False
+    """Store the pooled tier, which a selector can read without the tokens."""
     wrap_crops: bool = False
     """See `FeaturesConfig`."""
     short_side: int | None = Field(default=None, ge=1, le=4096)
@@ -221,7 +231,13 @@ def features_config(
     folder = BackboneFolder(backbone_path(backbone))
     kind = resolve_device(device).type
     rule = backbone_frames(backbone, choices.short_side)
-    per_video = feature_bytes(folder, choices.dtype) * sum(sampling.frames) * (sampling.views + 1)
+    one = feature_bytes(folder, choices.dtype, choices.pooled)
+    per_video = one * sum(sampling.frames) * (sampling.views + 1)
+    if choices.pooled and tower_spec(folder).cls_width:
+        raise ConfigError(
+            f"{backbone_label(backbone)} has no pooled tier: its frame CLS is stored apart already",
+            "leave out pooled=true",
+        )
     return FeaturesConfig(
         benchmark=questions.config["benchmark"],
         split=questions.config["split"],
@@ -231,6 +247,7 @@ def features_config(
         format=FrameFormat(**rule.format_values()),
         decoder=decoder,
         dtype=choices.dtype,
+        pooled=choices.pooled,
         wrap_crops=choices.wrap_crops,
         compute=ComputeShape(
             device=kind,
@@ -242,11 +259,13 @@ def features_config(
     )
 
 
-def feature_bytes(folder: BackboneFolder, dtype: StoredDtype) -> int:
+def feature_bytes(folder: BackboneFolder, dtype: StoredDtype, pooled: bool = False) -> int:
     """Stored bytes of one frame."""
     spec = tower_spec(folder)
     cls = spec.cls_width * ITEM_BYTES[cls_dtype(dtype)]
-    return spec.tokens * spec.width * ITEM_BYTES[dtype] + cls
+    scale = 4 * spec.tokens if dtype in SCALED else 0
+    tier = POOLED_VECTORS * spec.width * 2 if pooled else 0
+    return spec.tokens * spec.width * ITEM_BYTES[dtype] + scale + cls + tier
 
 
 def extract_features(workspace: Workspace, job: FeatureJob, runtime: Runtime) -> StageResult:
@@ -324,6 +343,8 @@ class VideoEncoder:
         pixels, rows, clips = self._lay_out(video)
         tokens, cls = self._encode(pixels)
         values, good = store_values(tokens, cls, self.config.dtype)
+        if self.config.pooled:
+            values = replace(values, pooled=self._pool(values))
         kept, failures = _without_bad_rows(clips, rows, good)
         position = np.cumsum(good) - 1
         return EncodedVideo(
@@ -338,6 +359,16 @@ class VideoEncoder:
             [*video.failures, *failures],
             _largest(tokens[good], None if cls is None else cls[good]),
         )
+
+    def _pool(self, values: StoredValues) -> Array:
+        """The pooled tier of what is stored, one forward's frames at a time; float16 [N, 2, C]."""
+        step = self.config.compute.frames_per_forward
+        parts = [np.zeros((0, POOLED_VECTORS, values.tokens.shape[-1]), np.float16)]
+        for start in range(0, len(values.tokens), step):
+            scale = None if values.scale is None else values.scale[start : start + step]
+            tokens = decode_values(values.tokens[start : start + step], self.config.dtype, scale)
+            parts.append(pool_tokens(torch.from_numpy(tokens)).numpy())
+        return np.concatenate(parts)
 
     def _lay_out(self, video: VideoFrames) -> tuple[Array, list[StoredRow], list[StoredClip]]:
         """Pixels to encode: the shared frames of view 0, then each random view's crops."""
@@ -481,7 +512,7 @@ def _commit(sharded: ShardedDraft, claim: Claim, videos: Sequence[EncodedVideo])
     config = sharded.draft.request.config
     values = StoredValues.join([video.values for video in videos])
     stored_as = {"stored_as": str(config["dtype"])}
-    encoded = encode_rows(values.tokens, stored_as, values.scale, values.cls)
+    encoded = encode_rows(values.tokens, stored_as, values.scale, values.cls, values.pooled)
     rows: list[StoredRow] = []
     clips: list[StoredClip] = []
     for video in videos:
@@ -553,7 +584,7 @@ def plan(workspace: Workspace, job: FeatureJob, runtime: Runtime) -> FeaturesPla
     clips = sum(len(work.clips) for work in works)
     frames = clips * sum(sampling.frames) * (sampling.views + 1)
     folder = BackboneFolder(backbone_path(job.backbone))
-    size = frames * feature_bytes(folder, config.dtype)
+    size = frames * feature_bytes(folder, config.dtype, config.pooled)
     seconds = None
     if works:
         device = resolve_device(runtime.device)

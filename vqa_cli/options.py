@@ -19,7 +19,7 @@ OUTPUT = "Output"
 
 ANSWERS = ("letter", "rank")
 BLIND = ("static", "gaussian", "shuffled")
-DTYPES = ("float16", "float32", "bfloat16", "int8")
+DTYPES = ("float16", "float32", "bfloat16", "int8", "float8")
 INITS = ("start", "teacher", "base")
 PROMPTERS = ("visual", "question", "uniform_mid", "random_segment")
 RANK_NORMS = ("sum", "mean")

@@ -3,7 +3,8 @@
 A file holds one dataset `rows` of shape (N, ...), uncompressed, one chunk per row, so that row i
 lies at one byte range of the file. The index keeps these offsets: readers copy straight from the
 mapped file (plain h5py costs about a millisecond a call), and h5py remains the checked way in.
-Beside it may lie `cls`, one short vector per row in one piece, which is read without the rows.
+Beside it may lie `cls` or `pooled`, a few short vectors per row in one piece, which are read
+without the rows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from stages.core.errors import DataError, MissingInput
 DATASET = "rows"
 SCALE_DATASET = "scale"
 CLS_DATASET = "cls"
+POOLED_DATASET = "pooled"
 
 Array = npt.NDArray[Any]
 
@@ -45,6 +47,7 @@ def encode_rows(
     attributes: dict[str, str] | None = None,
     scale: Array | None = None,
     cls: Array | None = None,
+    pooled: Array | None = None,
 ) -> EncodedRows:
     """Build the HDF5 file of `rows` (N, ...) in memory; equal input gives equal bytes.
 
@@ -53,6 +56,7 @@ def encode_rows(
         attributes: Text attributes of the dataset.
         scale: With int8 rows, the factors that restore the values, first axis N.
         cls: A vector (N, C) per row, stored in one piece apart from the rows.
+        pooled: Vectors (N, ..., C) per row, stored in the same way.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", track_order=False) as file:
@@ -64,10 +68,10 @@ def encode_rows(
             track_times=False,
         )
         dataset[...] = rows
-        if scale is not None:
-            file.create_dataset(SCALE_DATASET, data=scale, track_times=False)
-        if cls is not None:
-            file.create_dataset(CLS_DATASET, data=cls, track_times=False)
+        apart = {SCALE_DATASET: scale, CLS_DATASET: cls, POOLED_DATASET: pooled}
+        for name, values in apart.items():
+            if values is not None:
+                file.create_dataset(name, data=values, track_times=False)
         for name, value in sorted((attributes or {}).items()):
             dataset.attrs[name] = value
         file.flush()
@@ -201,35 +205,42 @@ class RowReader:
         return self._maps[shard]
 
 
-class ClsReader:
-    """Random access to the `cls` vectors of rows, by a memory map of those vectors alone.
+class VectorReader:
+    """Random access to the short vectors of rows, by a memory map of those vectors alone.
 
     Safe to hand to worker processes, as `RowReader` is.
 
     Args:
         files: Data files; `shards` are positions in this list.
         shards: File of each row; the rows of a file follow one another.
-        width: C.
+        shape: Shape of one row's vectors.
         dtype: Stored dtype.
+        dataset: Their name in the file.
     """
 
     def __init__(
-        self, files: Sequence[Path], shards: Array, width: int, dtype: np.dtype[Any]
+        self,
+        files: Sequence[Path],
+        shards: Array,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        dataset: str,
     ) -> None:
         self.files = list(files)
         self.shards = np.asarray(shards, dtype=np.int32)
         self.starts = np.searchsorted(self.shards, np.arange(len(self.files) + 1))
-        self.width = width
+        self.shape = shape
         self.dtype = dtype
+        self.dataset = dataset
         self._maps: dict[int, Array] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": {}}
 
     def read(self, rows: Sequence[int] | Array) -> Array:
-        """A copy of the vectors of `rows`, (len(rows), C)."""
+        """A copy of the vectors of `rows`, (len(rows), *shape)."""
         wanted = np.asarray(rows, dtype=np.int64)
-        out = np.empty((len(wanted), self.width), dtype=self.dtype)
+        out = np.empty((len(wanted), *self.shape), dtype=self.dtype)
         of = self.shards[wanted]
         for shard in np.unique(of).tolist():
             here = of == shard
@@ -239,32 +250,32 @@ class ClsReader:
     def _map(self, shard: int) -> Array:
         if shard not in self._maps:
             count = int(self.starts[shard + 1] - self.starts[shard])
-            path, shape = self.files[shard], (count, self.width)
-            offset = _find_cls(path, shape, self.dtype)
+            path, shape = self.files[shard], (count, *self.shape)
+            offset = _find_vectors(path, self.dataset, shape, self.dtype)
             self._maps[shard] = np.memmap(path, self.dtype, "r", offset, shape)
         return self._maps[shard]
 
 
-def _find_cls(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> int:
-    """Byte offset of the `cls` vectors of `path`, checked against its size.
+def _find_vectors(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Byte offset of the vectors called `name` in `path`, checked against its size.
 
     Raises:
         DataError: There are none of that shape in one plain piece.
     """
     check_rows_file(path)
     with h5py.File(path, "r", locking=False) as file:
-        dataset = file.get(CLS_DATASET)
+        dataset = file.get(name)
         plain = isinstance(dataset, h5py.Dataset) and (dataset.shape, dataset.dtype) == (
             shape,
             dtype,
         )
         if not plain or dataset.chunks is not None or dataset.external or dataset.is_virtual:
             raise DataError(
-                f"{path}: no plain dataset {CLS_DATASET!r} of {shape} {dtype}",
+                f"{path}: no plain dataset {name!r} of {shape} {dtype}",
                 "vqa artifacts verify --repair",
             )
         offset = dataset.id.get_offset()
-    size = shape[0] * shape[1] * dtype.itemsize
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if offset is None or offset + size > path.stat().st_size:
-        raise DataError(f"{path}: {CLS_DATASET} points outside the file")
+        raise DataError(f"{path}: {name} points outside the file")
     return int(offset)

@@ -75,7 +75,7 @@ class DecodeConfig(Config):
     """Height of the files."""
     clips: int = Field(default=4, ge=1)
     """Files."""
-    passes: int = Field(default=1, ge=1)
+    passes: int = Field(default=4, ge=1)
     """How often each file is decoded in a round."""
     workers: int = Field(default=2, ge=1)
     """Decode processes."""

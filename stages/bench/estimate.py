@@ -39,7 +39,7 @@ VIDEODISTILL_WORDS = 16
 FLOAT = 4
 TRAINED_BYTES = 16
 """Per trained parameter: the weight, its gradient and Adam's two moments in float32."""
-ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
+ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1, "float8": 1}
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,10 @@ class RowsOfClips:
         """See `FeatureRows`; these towers keep no frame CLS apart."""
         raise DataError("this tower keeps no frame CLS apart")
 
+    def read_pooled(self, rows: Any) -> Any:
+        """See `FeatureRows`; the tokens are at hand."""
+        return None
+
     def _clip(self, clip: int) -> Any:
         if self._stored is not None:
             return self._stored[self.video_of[clip]]

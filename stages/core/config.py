@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from stages.core.errors import ConfigError
 
@@ -19,6 +25,9 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
+    silent_at_default: ClassVar[tuple[str, ...]] = ()
+    """Fields that came later and change nothing at their default: there they stay out of the JSON,
+    so that artifacts made before them keep their fingerprints."""
 
     @classmethod
     def build(cls, values: dict[str, Any], source: str = "configuration") -> Self:
@@ -31,6 +40,14 @@ class Config(BaseModel):
                 for item in error.errors()
             ]
             raise ConfigError(f"{source}: " + "; ".join(lines)) from None
+
+    @model_serializer(mode="wrap")
+    def _without_silent_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        for name in self.silent_at_default:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                values.pop(name, None)
+        return values
 
     def as_json(self) -> dict[str, Any]:
         """The values as plain JSON types, in field order."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -39,6 +39,7 @@ from stages.models.losses import (
     token_mean_mse,
 )
 from stages.models.parameters import load_exactly
+from stages.models.pooled import pool_tokens
 from stages.models.qformer_distiller import DistillDecoder, DistillVariant
 from stages.models.question_prompter import QuestionPrompter
 from stages.models.selectors import (
@@ -51,6 +52,7 @@ from stages.models.selectors import (
 )
 
 AnswerMode = Literal["letter", "rank"]
+PrompterReads = Literal["tokens", "pooled"]
 PrompterName = Literal["visual", "question", "uniform_mid", "random_segment"]
 TeacherName = Literal["frozen", "shared", "none"]
 
@@ -71,12 +73,17 @@ class LoraConfig(Config):
 class VlapConfig(Config):
     """What decides a VLAP network and its losses; frame counts have no defaults."""
 
+    silent_at_default: ClassVar[tuple[str, ...]] = ("prompter_reads",)
+
     frames: int = Field(ge=1)
     """T, frames given to the vision tower."""
     keep: int = Field(ge=1)
     """K, frames kept; must divide `frames`. Equal to `frames`: no prompter."""
     prompter: PrompterName = "visual"
     """`visual` is the paper's, `question` our extension, the others are ablations."""
+    prompter_reads: PrompterReads = "tokens"
+    """What the question prompter looks at: every token after `ln_vision`, or the pooled tier, of
+    which a cache holds less than 1 % of the bytes: then tokens are read of kept frames alone."""
     select: Literal["hard_st", "soft"] = "hard_st"
     """In training: one frame per segment with a straight-through gradient (published code), or
     the segment's weighted mean (the paper's text). Evaluation keeps one frame in any case."""
@@ -115,6 +122,8 @@ class VlapConfig(Config):
             self.teacher == "none" or self.prompter not in ("visual", "question")
         ):
             raise ValueError("relevance_weight needs a teacher and a prompter that learns")
+        if self.prompter_reads == "pooled" and self.prompter != "question":
+            raise ValueError("only the question prompter can read the pooled tier")
         return self
 
     @property
@@ -323,7 +332,7 @@ class VlapStudent(nn.Module):
         """
         backbone, config = self.backbone, self.config
         frames = backbone.normalise(check_frames(features, config.frames))
-        selection = self._prompt(frames, text, noise, tau)
+        selection = self._prompt(self._looked_at(features, frames), text, noise, tau)
         outputs = backbone.query_outputs(selection.gather(frames), text)
         visual = backbone.project(outputs)
         task, logits = task_loss(backbone, config, visual, text, targets)
@@ -375,8 +384,14 @@ class VlapStudent(nn.Module):
     ) -> FrameSelection:
         """Choose frames in evaluation: argmax, or with noise if `eval_noise` says so."""
         frames = self.backbone.normalise(check_frames(features, self.config.frames))
-        noise = self.draw_noise(len(frames), generator) if self.config.eval_noise else None
-        return self._prompt(frames, text, noise, tau=0.01)
+        return self._select(self._looked_at(features, frames), text, generator)
+
+    @torch.no_grad()
+    def select_pooled(
+        self, pooled: Tensor, text: TextBatch, generator: torch.Generator | None = None
+    ) -> FrameSelection:
+        """The same from the pooled tier [B, T, 2, C], for `prompter_reads` of that name."""
+        return self._select(check_frames(pooled, self.config.frames).float(), text, generator)
 
     @torch.no_grad()
     def answer(
@@ -408,6 +423,16 @@ class VlapStudent(nn.Module):
             mode=mode, num_options=num_options, options=options,
         )  # fmt: skip
         return VlapAnswer(scores, selection.indices, selection.frame_scores)
+
+    def _looked_at(self, features: Tensor, frames: Tensor) -> Tensor:
+        """What the prompter sees of `features`, which are `frames` after `ln_vision`."""
+        return pool_tokens(features).float() if self.config.prompter_reads == "pooled" else frames
+
+    def _select(
+        self, looked_at: Tensor, text: TextBatch, generator: torch.Generator | None
+    ) -> FrameSelection:
+        noise = self.draw_noise(len(looked_at), generator) if self.config.eval_noise else None
+        return self._prompt(looked_at, text, noise, tau=0.01)
 
     def _prompt(
         self, frames: Tensor, text: TextBatch, noise: Tensor | None, tau: float

@@ -19,6 +19,7 @@ from torch import Tensor
 from stages.artifacts.clips import ClipRows
 from stages.artifacts.rows import Array
 from stages.benchmarks.questions import Question
+from stages.models.pooled import pool_tokens
 
 Replace = Callable[[Question, int, Array], Array]
 """Puts something else in the place of the features [T, N, C] or frame CLS [T, C] of a question's
@@ -57,6 +58,10 @@ class FeatureRows(Protocol):
 
     def read_cls(self, rows: Array) -> Array:
         """Frame CLS [len(rows), C'], where it is stored apart from the tokens."""
+        ...
+
+    def read_pooled(self, rows: Array) -> Array | None:
+        """The pooled tier [len(rows), 2, C]; none: it is not stored."""
         ...
 
 
@@ -144,6 +149,15 @@ class SeenFrames:
         """Frame CLS of all frames [B, T, C'], float32; no token is read."""
         values = self._reader.read_cls(self._rows.reshape(-1))
         return self._to_device(self._replaced(values.reshape(*self._rows.shape, -1), 0))
+
+    def pooled(self) -> Tensor:
+        """The pooled tier of all frames [B, T, 2, C]; no token is read where it is stored."""
+        stored = None
+        if self._features is None and self._replace is None:
+            stored = self._reader.read_pooled(self._rows.reshape(-1))
+        if stored is None:
+            return pool_tokens(self.features()).float()
+        return self._to_device(stored.reshape(*self._rows.shape, *stored.shape[1:]))
 
     def kept_row(self, row: int, chosen: Tensor) -> Tensor:
         """Features [K, N, C] of the frames `chosen` [K] of one question."""

@@ -58,7 +58,11 @@ class VlapPrompter:
                 f"this prompter keeps {self.student.config.keep} frames, not {keep}",
                 "distil another one: vqa distill --keep ...",
             )
-        chosen = self.student.select(seen.features(), self._text(seen.questions))
+        text = self._text(seen.questions)
+        if self.student.config.prompter_reads == "pooled":
+            chosen = self.student.select_pooled(seen.pooled(), text)
+        else:
+            chosen = self.student.select(seen.features(), text)
         return Selection(chosen.indices, chosen.frame_scores)
 
     def _text(self, questions: Sequence[Question]) -> TextBatch:

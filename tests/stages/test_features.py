@@ -94,7 +94,7 @@ def store_frames(place: Path, questions: Artifact, sampling: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("sampling", [{}, {"views": 2, "seed": 8}])
-@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("dtype", ["float16", "int8", "float8"])
 def test_stored_frames_and_videos_give_the_same_bytes_and_fingerprint(
     sampling: dict[str, Any], dtype: str, questions: Artifact, backbone: str, tmp_path: Path
 ) -> None:
@@ -142,7 +142,8 @@ def test_views_are_deterministic_and_cropped_per_clip(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float16", 1e-3), ("bfloat16", 1e-2), ("int8", 2e-2)]
+    ("dtype", "tolerance"),
+    [("float16", 1e-3), ("bfloat16", 1e-2), ("int8", 2e-2), ("float8", 7e-2)],
 )
 def test_smaller_types_stay_close_to_float32(
     dtype: str, tolerance: float, questions: Artifact, backbone: str, tmp_path: Path
