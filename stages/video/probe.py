@@ -229,7 +229,9 @@ class _Header:
 def _probe_file(path: Path) -> VideoInfo:
     with open_video(path) as (container, stream):
         header = _read_header(container, stream)
-        packets = _read_packets(container, stream)
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        first = _FirstFrame(path)
+        packets = _read_packets(container, stream, first)
     names = frozenset(header.container.split(","))
     hidden = "mov" in names and len(packets.pts) < header.declared_frames
     if packets.cut_short or (hidden and not _all_samples_present(path, header.declared_frames)):
@@ -237,7 +239,7 @@ def _probe_file(path: Path) -> VideoInfo:
             f"{path}: the file ends early: {len(packets.pts)} frames are there"
             + (f" of {header.declared_frames}" if header.declared_frames else "")
         )
-    width, height, rotation = _first_frame(path)
+    presented = first.presented()
     exact = bool(names & _EXACT_CONTAINERS)
     shown = [t for t, discard in zip(packets.pts, packets.discard, strict=True) if not discard]
     trusted = exact and None not in shown and len(set(shown)) == len(shown)
@@ -246,7 +248,7 @@ def _probe_file(path: Path) -> VideoInfo:
     pts = np.sort(np.array(shown, dtype=np.int64)) if trusted else _decoded_pts(path, header)
     if len(pts) == 0:
         raise VideoError(f"{path}: no frame of the video is presented")
-    return _assemble(header, packets, pts, trusted, hidden, (width, height, rotation))
+    return _assemble(header, packets, pts, trusted, hidden, presented)
 
 
 def _read_header(container: Any, stream: Any) -> _Header:
@@ -283,7 +285,7 @@ def ffmpeg_log() -> Iterator[list[Any]]:
         av.logging.set_level(level)
 
 
-def _read_packets(container: Any, stream: Any) -> _PacketIndex:
+def _read_packets(container: Any, stream: Any, first: _FirstFrame | None = None) -> _PacketIndex:
     pts: list[int | None] = []
     dts: list[int | None] = []
     durations: list[int] = []
@@ -293,6 +295,9 @@ def _read_packets(container: Any, stream: Any) -> _PacketIndex:
     nal_length = _nal_length_size(stream)
     with ffmpeg_log() as logs:
         for packet in container.demux(stream):
+            if first is not None:
+                # Opening the file once more for this took as long as reading all packets.
+                first.take(packet)
             if packet.size == 0:
                 continue
             afresh = bool(packet.is_keyframe)
@@ -353,22 +358,37 @@ def _all_samples_present(path: Path, declared: int) -> bool:
         return not packets.cut_short and len(packets.pts) >= declared
 
 
-def _first_frame(path: Path) -> tuple[int, int, int]:
-    """Presented width and height and clockwise rotation, from the first frame that decodes."""
-    import av
+class _FirstFrame:
+    """The first frame that decodes, looked for while packets pass by."""
 
-    words = "no frame can be decoded"
-    with open_video(path) as (container, stream):
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.error.InvalidDataError as error:
-                words = decoder_words(error)
-                continue
-            if frames:
-                return _presented_size(path, frames[0])
-    raise VideoError(f"{path}: {words}")
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: tuple[int, int, int] | None = None
+        self._words = "no frame can be decoded"
+
+    def take(self, packet: Any) -> None:
+        """Decode one more packet, if no frame was found yet."""
+        import av
+
+        if self._found is not None:
+            return
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError as error:
+            self._words = decoder_words(error)
+            return
+        if frames:
+            self._found = _presented_size(self._path, frames[0])
+
+    def presented(self) -> tuple[int, int, int]:
+        """Presented width and height, and clockwise rotation.
+
+        Raises:
+            VideoError: No frame could be decoded.
+        """
+        if self._found is None:
+            raise VideoError(f"{self._path}: {self._words}")
+        return self._found
 
 
 def _presented_size(path: Path, frame: Any) -> tuple[int, int, int]:
