@@ -27,10 +27,10 @@ import torch
 
 from stages.bench.clock import head, peak_bytes, reset_peak, resident_bytes
 from stages.bench.schedules import prompts
-from stages.bench.sizes import backbone_size
 from stages.bench.work import make_work
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.instructblip import InstructBlip
+from stages.models.backbones.sizes import backbone_size
 from stages.models.backbones.vision import VisionTower
 from stages.models.vlap import VlapConfig, answer_frames
 

@@ -48,9 +48,9 @@ from stages.bench.schedules import (
     SevilaReference,
     localizer_prompts,
 )
-from stages.bench.sizes import SIZES
 from stages.bench.work import RowsOfClips, Work, clip_rows, encode, make_work
 from stages.benchmarks.manifest import load_manifest
+from stages.models.backbones.sizes import SIZES
 from stages.models.backbones.vision import VisionTower
 from stages.models.sevila import Sevila
 from stages.systems.seen import SeenFrames

@@ -52,6 +52,7 @@ from stages.training.inputs import (
     training_plan,
 )
 from stages.training.loop import Fit
+from stages.training.memory import require_training_room
 from stages.training.run import reuse_weights, run_training
 from stages.training.sevila import (
     LEARNT,
@@ -69,6 +70,7 @@ from stages.training.sevila_setup import (
     trained_note,
     with_selection,
 )
+from stages.training.smaller import train_in_smaller_batches
 
 CHOICES_FILE = "choices.safetensors"
 """In an unfinished draft: the localizer's choice, which takes long to make."""
@@ -122,6 +124,23 @@ def train_answerer(
         selector: The localizer's weights, where one chooses; None: the backbone as it is.
         tensorboard: Write event files below the workspace's `.logs`; an extra.
     """
+    return train_in_smaller_batches(
+        lambda given: _train(workspace, inputs, given, runtime, selector, tensorboard),
+        values,
+        lambda given: _request(inputs, given, runtime, selector)[0],
+        inputs.backbone,
+        runtime.device,
+    )
+
+
+def _train(
+    workspace: Workspace,
+    inputs: TrainingInputs,
+    values: dict[str, Any],
+    runtime: Runtime,
+    selector: Artifact | None,
+    tensorboard: bool,
+) -> StageResult:
     config, request = _request(inputs, values, runtime, selector)
     following = [f"vqa eval --benchmark {config.benchmark} --system sevila"]
     if config.eval_select != "localizer":
@@ -132,6 +151,7 @@ def train_answerer(
     reused = reuse_weights(workspace, request, runtime, following, notes)
     if reused is not None:
         return reused
+    require_training_room(request, inputs.backbone, runtime)
     _check_questions(config, inputs)
     setup = SevilaSetup.make(
         config, inputs, runtime, events_folder(workspace, request, tensorboard)
@@ -170,6 +190,7 @@ def plan(
         config.training,
         frames=config.frames,
         answer=config.answer,
+        device=runtime.device,
         limit=config.max_train_questions,
     )
 

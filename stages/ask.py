@@ -64,6 +64,10 @@ class VideoRows:
         assert self._values.cls is not None
         return np.asarray(self._values.cls[rows - self._first], dtype=np.float32)
 
+    def read_pooled(self, rows: Array) -> Array | None:
+        """See `FeatureRows`; the tokens are at hand."""
+        return None
+
 
 @dataclass(frozen=True)
 class EncodedVideo:
@@ -108,6 +112,11 @@ class Asker:
         self._encode = VideoEncoder(tower, self.features, self.device)
         self._rows = 0
         self.seconds = time.monotonic() - started
+
+    @property
+    def writes(self) -> bool:
+        """Whether the system answers questions without options."""
+        return not self.system.problem(Asked("?").about("video", None, None))
 
     def look(self, video: SeenVideo) -> EncodedVideo:
         """Encode the frames of a video, once for all its questions.

@@ -42,6 +42,8 @@ SEVILA_RECIPE = "sevila-shapes"
 CLIP_BACKBONE = "tiny-clip"
 VIDEODISTILL_RECIPE = "videodistill-shapes"
 KEEP = 4
+SHOWN_QUESTIONS = 60
+"""Of the report, so that it is written in seconds."""
 SPLITS = ("train", "val", "test")
 Notify = Callable[[str], None]
 
@@ -185,7 +187,8 @@ class _Demo:
     def report(self, predictions: Sequence[Artifact]) -> str:
         """Write the page; returns its path."""
         self.notify("report")
-        result = report.write_report(self.workspace, predictions, self._how(f"seed{self.seed}"))
+        how = self._how(f"seed{self.seed}")
+        result = report.write_report(self.workspace, predictions, how, SHOWN_QUESTIONS)
         return str(result.details["page"])
 
     # --- steps ---------------------------------------------------------------------------------

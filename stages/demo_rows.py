@@ -1,10 +1,11 @@
-"""The lines of the table that `vqa demo` ends with.
+"""The lines of the table that `vqa demo` ends with, and what they say in words.
 
 Reads: predictions and questions.   Writes: nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ class DemoRow:
         select: Who chose the frames: `prompter`, `uniform`, `random`, `oracle`, `all`.
         frames: Frames seen.
         keep: Frames kept.
+        keyframe_recall: None where there are no spans, and where no video was seen: frames that
+            were kept of noise are nobody's choice. The same for `keyframe_precision`.
         ms_per_video: Model time per question from stored features.
     """
 
@@ -47,6 +50,7 @@ class DemoRow:
 def demo_row(name: str, predictions: Artifact, weights: Artifact | None, seed: int) -> DemoRow:
     """The table's line of one evaluation."""
     config, metrics = predictions.config, predictions.manifest["metrics"]
+    frames = {} if config["blind"] else metrics
     prompter = None
     if weights is not None and weights.config["role"] == "student":
         prompter = weights.config["model"]["prompter"]
@@ -62,8 +66,8 @@ def demo_row(name: str, predictions: Artifact, weights: Artifact | None, seed: i
         accuracy=metrics["accuracy"],
         ci95=metrics.get("ci95"),
         by_type=metrics["by_type"],
-        keyframe_recall=metrics.get("keyframe_recall"),
-        keyframe_precision=metrics.get("keyframe_precision"),
+        keyframe_recall=frames.get("keyframe_recall"),
+        keyframe_precision=frames.get("keyframe_precision"),
         ms_per_video=predictions.manifest["host"].get("ms_per_video"),
     )
 
@@ -90,3 +94,79 @@ def random_guess(questions: Artifact, seed: int) -> DemoRow:
         keyframe_precision=None,
         ms_per_video=None,
     )
+
+
+# --- in words ------------------------------------------------------------------------------------
+
+
+def findings(rows: Sequence[DemoRow]) -> list[str]:
+    """What the table shows, one sentence a finding; every figure and every verdict is of `rows`."""
+    named = {row.name: [other for other in rows if other.name == row.name] for row in rows}
+    sentences: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
+        (("vlap-student-question", "uniform"), _chosen_frames),
+        (("language-only", "random-guess"), _language_alone),
+        (("sevila-refined", "sevila-zero-shot", "sevila-uniform"), _refinement),
+    )
+    return [say(*(named[name] for name in names))
+            for names, say in sentences if all(name in named for name in names)]  # fmt: skip
+
+
+def _chosen_frames(student: list[DemoRow], uniform: list[DemoRow]) -> str:
+    kept, seen = student[0].keep, student[0].frames
+    return (
+        f"VLAP on the {kept} of {seen} frames that its question-conditioned prompter keeps: "
+        f"{_share(student)}{_recall(student)}, against {_share(uniform)}{_recall(uniform)} "
+        f"on {kept} uniform ones: {_difference(student, uniform)}."
+    )
+
+
+def _language_alone(blind: list[DemoRow], guess: list[DemoRow]) -> str:
+    """Whether the questions give their answers away."""
+    chance, intervals = _mean(guess), [row.ci95 for row in blind if row.ci95]
+    around = all(low <= chance <= high for low, high in intervals)
+    verdict = (
+        "no more than guessing, as far as the 95 % interval tells"
+        if around and intervals
+        else f"{abs(_mean(blind) - chance):.1f} points {_side(_mean(blind) - chance)} than guessing"
+    )
+    return (
+        f"From the questions alone it gets {_share(blind)} ({_share(guess)} by chance): {verdict}."
+    )
+
+
+def _refinement(refined: list[DemoRow], plain: list[DemoRow], uniform: list[DemoRow]) -> str:
+    return (
+        f"SeViLA's answerer as it comes: {_share(uniform)} on uniform frames, {_share(plain)} on "
+        f"those of its localizer, and {_share(refined)} on those of the localizer refined by the "
+        f"answerer's own verdicts, {_difference(refined, plain)} than before."
+    )
+
+
+def _difference(one: list[DemoRow], other: list[DemoRow]) -> str:
+    """How much `one` is above or below `other`, and whether so few questions can tell."""
+    points = _mean(one) - _mean(other)
+    text = f"{abs(points):.1f} points {_side(points)}"
+    pairs = [(a.ci95, b.ci95) for a, b in zip(one, other, strict=True) if a.ci95 and b.ci95]
+    if pairs and not all(a[0] > b[1] or a[1] < b[0] for a, b in pairs):
+        text += " (but the 95 % intervals overlap)"
+    return text
+
+
+def _side(points: float) -> str:
+    return "more" if points >= 0 else "less"
+
+
+def _mean(rows: list[DemoRow]) -> float:
+    return sum(row.accuracy for row in rows) / len(rows)
+
+
+def _share(rows: list[DemoRow]) -> str:
+    """`97.7 %`, over several seeds their mean."""
+    return f"{_mean(rows):.1f} %"
+
+
+def _recall(rows: list[DemoRow]) -> str:
+    recalls = [row.keyframe_recall for row in rows if row.keyframe_recall is not None]
+    if not recalls:
+        return ""
+    return f" (a true moment among them for {sum(recalls) / len(recalls):.1f} %)"

@@ -22,7 +22,9 @@ from stages.models.vlap import VlapStudent, load_trained_state
 from stages.systems.tuning import TuneAccuracy, vlap_of
 from stages.training.inputs import TrainingInputs, count_of, events_folder, stored_frames
 from stages.training.loop import Fit
+from stages.training.memory import require_training_room
 from stages.training.run import reuse_weights, run_training
+from stages.training.smaller import train_in_smaller_batches
 from stages.training.vlap import VlapData, VlapStageConfig
 from stages.training.vlap_setup import VlapSetup, stage_config, vlap_plan, vlap_state
 
@@ -163,7 +165,26 @@ def distill(
         start: Weights that the student starts from; None starts from the backbone.
         tensorboard: Write event files below the workspace's `.logs`; an extra.
     """
-    config, request = _request(inputs, values, runtime, Origin(teacher, start))
+    origin = Origin(teacher, start)
+    return train_in_smaller_batches(
+        lambda given: _train(workspace, inputs, given, runtime, origin, tensorboard),
+        values,
+        lambda given: _request(inputs, given, runtime, origin)[0],
+        inputs.backbone,
+        runtime.device,
+    )
+
+
+def _train(
+    workspace: Workspace,
+    inputs: TrainingInputs,
+    values: dict[str, Any],
+    runtime: Runtime,
+    origin: Origin,
+    tensorboard: bool,
+) -> StageResult:
+    teacher, start = origin.teacher, origin.start
+    config, request = _request(inputs, values, runtime, origin)
     following = [f"vqa eval --benchmark {config.benchmark} --system vlap"]
     notes = [
         *inputs.notes(),
@@ -173,6 +194,7 @@ def distill(
     reused = reuse_weights(workspace, request, runtime, following, notes)
     if reused is not None:
         return reused
+    require_training_room(request, inputs.backbone, runtime)
     events = events_folder(workspace, request, tensorboard)
     setup = VlapSetup.make(config, inputs, runtime, events)
 
@@ -213,7 +235,7 @@ def plan(
 ) -> dict[str, Any]:
     """What `distill` would read and do; writes nothing."""
     config, request = _request(inputs, values, runtime, origin)
-    return vlap_plan(workspace, request, config, inputs)
+    return vlap_plan(workspace, request, config, inputs, runtime.device)
 
 
 def _request(

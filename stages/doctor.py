@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import logging
 import os
 import platform
 import shutil
@@ -27,18 +28,27 @@ import numpy as np
 
 from stages.artifacts import atomic
 from stages.artifacts.store import library_versions
-from stages.core.errors import VqaError
+from stages.core.errors import ConfigError, UsageError, VqaError
 from stages.models.embedded import EMBEDDED
+from stages.recipes.recipe import Recipe
 from stages.video import DECODERS, resolve_decoder
 from stages.video.pool import DecodePool
 from stages.video.resize import FrameFormat
 from stages.video.tasks import Decoded, DecodeTask, ExactFrames
 
+log = logging.getLogger(__name__)
+
 State = Literal["ok", "warning", "failed"]
 
 LEAST_PYTHON = (3, 11)
 NEEDED = ("torch", "transformers", "numpy", "pandas", "pyarrow", "h5py", "safetensors", "av")
-EXTRAS = {"peft": "lora", "tensorboard": "tensorboard"}
+EXTRAS = {
+    "lora": ("peft",),
+    "tensorboard": ("tensorboard",),
+    "serve": ("starlette", "uvicorn"),
+    "ray": ("ray",),
+}
+"""Extra -> packages that it brings."""
 SAMPLES = {"h264": "numbered-h264.mp4", "vp9": "numbered-vp9.webm", "av1": "numbered-av1.mp4"}
 CLIP_FRAMES = 16
 WANTED_FRAMES = (0, 5, 6, 11, 15)
@@ -87,23 +97,32 @@ class Place:
         device: As in `--device`.
         scratch: A folder on the workspace's file system; none: it cannot be written.
         problem: Why not.
+        recipe: Whose plan the machine is held against; none: no recipe's.
     """
 
     workspace: Path
     device: str
     scratch: Path | None
     problem: str = ""
+    recipe: Recipe | None = None
 
 
-def examine(workspace: Path, device: str = "auto") -> Iterator[Check]:
+def examine(workspace: Path, device: str = "auto", recipe: Recipe | None = None) -> Iterator[Check]:
     """All checks, each as soon as it is done.
 
     Args:
         workspace: On whose file system locks and renames are tried; it is not created.
         device: As in `--device`.
+        recipe: Whose plan is held against disk and memory.
+
+    Raises:
+        ConfigError: The recipe itself is faulty; nothing is looked at.
+        UsageError: It names a benchmark or split that there is not.
     """
+    if recipe is not None:
+        _refuse_faulty(recipe, workspace)
     scratch, problem = _make_scratch(workspace)
-    place = Place(workspace, device, scratch, problem)
+    place = Place(workspace, device, scratch, problem, recipe)
     try:
         for name, look, advice in CHECKS:
             try:
@@ -155,10 +174,23 @@ def _packages(place: Place) -> Iterator[Check]:
     else:
         versions = [f"{name} {metadata.version(name)}" for name in NEEDED]
         yield Check("packages", "ok", ", ".join(versions))
-    absent = [name for name in EXTRAS if util.find_spec(name) is None]
-    found = [name for name in EXTRAS if name not in absent]
-    advice = "".join(f"pip install 'vqa-toolkit[{EXTRAS[name]}]' " for name in absent).strip()
-    yield Check("extras", "ok", f"{', '.join(found) or 'none'} installed", advice)
+    yield _extras()
+
+
+def _extras() -> Check:
+    """Optional packages; none is needed until a command says so."""
+    absent = [
+        extra
+        for extra, packages in EXTRAS.items()
+        if any(util.find_spec(name) is None for name in packages)
+    ]
+    here = ", ".join(extra for extra in EXTRAS if extra not in absent) or "none"
+    if not absent:
+        return Check("extras", "ok", f"installed: {here}")
+    found = f"installed: {here}; not installed: {', '.join(absent)}"
+    return Check(
+        "extras", "ok", found, f"when you need them: pip install 'vqa-toolkit[{','.join(absent)}]'"
+    )
 
 
 def _machine(place: Place) -> Iterator[Check]:
@@ -433,6 +465,61 @@ def _file_system(path: Path) -> str:
     return kind
 
 
+# --- a plan --------------------------------------------------------------------------------------
+
+
+def _refuse_faulty(recipe: Recipe, workspace: Path) -> None:
+    """What is wrong with the recipe itself is no trouble of the machine."""
+    if not recipe.steps:
+        raise ConfigError(f"recipe {recipe.name} has no [[step]], so no plan", "vqa run --help")
+    try:
+        from stages.artifacts.store import Workspace
+        from stages.bench.plan import recipe_plan
+
+        recipe_plan(recipe, Workspace(workspace), "cpu")
+    except (ConfigError, UsageError):
+        raise
+    except TROUBLES as error:
+        log.debug("the plan of %s is tried again among the checks: %s", recipe.name, error)
+
+
+def _plan(place: Place) -> Iterator[Check]:
+    """What a recipe would write and hold, and what it lacks."""
+    if place.recipe is None:
+        return
+    from stages.artifacts.store import Workspace
+    from stages.bench.plan import recipe_plan
+
+    plan = recipe_plan(place.recipe, Workspace(place.workspace), place.device)
+    totals, name = plan["totals"], f"recipe {place.recipe.name}"
+    disk, free = totals["bytes"], totals["free_bytes"]
+    found = f"{_gigabytes(disk)} of features at most, {_gigabytes(free)} free"
+    if disk is not None and disk > free:
+        advice = "another disk: --workspace DIR; or a recipe with fewer frames or --dtype int8"
+        yield Check(f"{name}, disk", "failed", found, advice)
+    else:
+        yield Check(f"{name}, disk", "ok", found)
+    need, memory = totals["memory_bytes"], totals["machine_memory_bytes"]
+    found = f"up to {_gigabytes(need)}, {_gigabytes(memory)} here"
+    if need is not None and need > memory:
+        advice = "a smaller batch_size in the recipe, or another machine"
+        yield Check(f"{name}, memory", "warning", found, advice)
+    else:
+        yield Check(f"{name}, memory", "ok", found)
+    missing = plan["missing"]
+    found = "; ".join(item["what"] for item in missing)
+    yield Check(
+        f"{name}, inputs",
+        "warning" if missing else "ok",
+        f"missing: {found}" if missing else "all there",
+        missing[0]["hint"] if missing else "",
+    )
+
+
+def _gigabytes(value: float | None) -> str:
+    return "an unknown amount" if value is None else f"{value / 1e9:,.1f} GB"
+
+
 Look = Callable[[Place], Iterator[Check]]
 CHECKS: tuple[tuple[str, Look, str], ...] = (
     ("python", _python, "install Python 3.11 or newer"),
@@ -442,5 +529,6 @@ CHECKS: tuple[tuple[str, Look, str], ...] = (
     ("decoders", _decoders, "install av and decord again: pip uninstall, pip install"),
     ("torch", _torch, "install torch again, or use --device cpu"),
     ("backbones", _backbones, "install vqa-toolkit and transformers again"),
+    ("recipe", _plan, "vqa run RECIPE --dry-run"),
 )
 """Name, what is tried, and what to do when even trying fails. The quick ones come first."""

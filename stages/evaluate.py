@@ -6,11 +6,11 @@ A question without features is a failed row, never a missing or another one.
 
 from __future__ import annotations
 
-import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 
 from stages.artifacts import atomic
 from stages.artifacts.clips import Failure
+from stages.artifacts.halving import in_smaller_batches, smaller_batch_size
 from stages.artifacts.predictions import (
     METRICS_FILE,
     PREDICTIONS_TABLE,
@@ -40,13 +41,17 @@ from stages.benchmarks.scorers.judge import judge
 from stages.benchmarks.statistics import percent, tally
 from stages.core.device import resolve_device
 from stages.core.errors import DataError, UsageError
+from stages.core.memory import require_room
+from stages.core.out_of_memory import room_for
 from stages.core.runtime import Runtime
+from stages.engines import Build, Built, ShardWork, Spent, build_shards
 from stages.models.backbones.catalog import backbone_host
 from stages.systems.blind import Blind, Blindfold
 from stages.systems.build import build_system
 from stages.systems.face import System
 from stages.systems.inputs import EvaluateConfig, EvaluateInputs
 from stages.systems.language_only import drop_note, language_only
+from stages.systems.memory import evaluation_peak
 from stages.systems.predict import Prediction, predict
 
 STAGE = "eval"
@@ -67,8 +72,9 @@ def evaluate(
     Raises:
         UsageError: No question can be answered in this way: open-ended ones by letters, or by an
             oracle without spans. A single such question is a failed row instead.
+        OutOfMemory: Not even one question fits; larger batches are halved, as another version.
     """
-    return _evaluate(workspace, inputs, config, runtime, _loader(config, inputs, runtime))
+    return _evaluate(workspace, inputs, config, runtime, _Loader(config, inputs))
 
 
 def evaluate_with_blind(
@@ -91,12 +97,13 @@ def evaluate_with_blind(
         The result with the videos, and under `blind` what was left without them; nothing there
         where nothing is labelled. Raises what `evaluate` raises.
     """
-    load = _loader(config, inputs, runtime)
+    load = _Loader(config, inputs)
     seeing = _evaluate(workspace, inputs, config, runtime, load)
     if seeing.artifact is None or not seeing.details["metrics"]:
         return seeing
     named = runtime.name and f"{runtime.name}-blind-{how}"
-    unseeing = config.model_copy(update={"blind": how})
+    fitted = {"blind": how, "batch_size": seeing.artifact.config["batch_size"]}
+    unseeing = config.model_copy(update=fitted)
     blind = _evaluate(workspace, inputs, unseeing, replace(runtime, name=named), load)
     if blind.artifact is None:
         return seeing
@@ -126,12 +133,29 @@ def _blind_facts(how: Blind, blind: StageResult, found: dict[str, Any]) -> dict[
     }
 
 
-Loader = Callable[[], System]
+@dataclass
+class _Loader:
+    """Builds the system when it is first needed, once in a process."""
 
+    config: EvaluateConfig
+    inputs: EvaluateInputs
+    system: System | None = None
 
-def _loader(config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> Loader:
-    """Builds the system when it is first needed, and only once."""
-    return functools.cache(lambda: build_system(config, inputs, resolve_device(runtime.device)))
+    def __call__(self, runtime: Runtime) -> System:
+        """The system on the device of `runtime`."""
+        if self.system is None:
+            self.system = build_system(self.config, self.inputs, resolve_device(runtime.device))
+        return self.system
+
+    def for_batch(self, size: int) -> _Loader:
+        """The same for another batch: some systems are built around its size."""
+        if size != self.config.batch_size:
+            self.config = self.config.model_copy(update={"batch_size": size})
+            self.system = None
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "system": None}  # another process loads its own
 
 
 def _evaluate(
@@ -139,7 +163,22 @@ def _evaluate(
     inputs: EvaluateInputs,
     config: EvaluateConfig,
     runtime: Runtime,
-    load: Loader,
+    load: _Loader,
+) -> StageResult:
+    return in_smaller_batches(
+        lambda one: _answer_all(workspace, inputs, one, runtime, load.for_batch(one.batch_size)),
+        config,
+        smaller_batch_size,
+        lambda one: evaluation_peak(inputs, one, resolve_device(runtime.device).type),
+    )
+
+
+def _answer_all(
+    workspace: Workspace,
+    inputs: EvaluateInputs,
+    config: EvaluateConfig,
+    runtime: Runtime,
+    load: _Loader,
 ) -> StageResult:
     started = time.monotonic()
     request, notes = _request(config, inputs, runtime), inputs.notes()
@@ -147,17 +186,18 @@ def _evaluate(
     if existing is not None:
         drop = _language_only(workspace, inputs, config, existing)
         return _with_drop(_result(existing, True, started, notes), config, drop)
+    device = resolve_device(runtime.device)
+    require_room(evaluation_peak(inputs, config, device.type), device)
     data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
     _refuse_impossible(data.questions, config)
     parts = shards_by_clip(data.questions, config.questions_per_shard)
     draft = workspace.draft(request, force=runtime.force)
     sharded = ShardedDraft(draft, len(parts), STEM, ".parquet", runtime.shards)
-    run = _Run(data, config, inputs, runtime, load())
     sharded.announce(len(data.questions))
-    sharded.run_passes(lambda claims: run.build(sharded, claims, parts))
-    artifact = sharded.finish_if_complete(
-        lambda: _finish(draft, sharded, config, parts, run.host())
-    )
+    shards = _Shards(sharded, config, inputs, parts, load, data)
+    work = ShardWork(sharded, len(data.questions), "questions", shards.open, device.type)
+    host = _host(build_shards(work, runtime), inputs)
+    artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, config, parts, host))
     if artifact is None:
         counts = sharded.item_counts(len(data.questions))
         unfinished = unfinished_result(draft, counts, time.monotonic() - started)
@@ -185,6 +225,7 @@ def plan(
         "with_features": len(usable),
         "shards": len(parts),
         "forward_passes": 0 if existing else sum(batches),
+        "memory": evaluation_peak(inputs, config, resolve_device(runtime.device).type).as_json(),
     }
 
 
@@ -233,50 +274,60 @@ def _label(config: EvaluateConfig, inputs: EvaluateInputs) -> str:
 # --- answering -----------------------------------------------------------------------------------
 
 
+@dataclass
+class _Shards:
+    """How the shards of one predictions artifact are built, in whatever process."""
+
+    sharded: ShardedDraft
+    config: EvaluateConfig
+    inputs: EvaluateInputs
+    parts: list[list[int]]
+    load: _Loader
+    data: QuestionFeatures | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "data": None}  # open files stay with their process
+
+    @contextmanager
+    def open(self, runtime: Runtime) -> Iterator[Build]:
+        """Load the system and open the features."""
+        data = self.data or QuestionFeatures(
+            self.inputs.questions, self.inputs.features, self.config.frames
+        )
+        run = _Run(data, self.config, runtime, self.load(runtime))
+        yield lambda claims: run.build(self.sharded, claims, self.parts)
+
+
 class _Run:
-    """The loaded system and how long it took."""
+    """The loaded system and how many questions it has answered."""
 
     def __init__(
-        self,
-        data: QuestionFeatures,
-        config: EvaluateConfig,
-        inputs: EvaluateInputs,
-        runtime: Runtime,
-        system: System,
+        self, data: QuestionFeatures, config: EvaluateConfig, runtime: Runtime, system: System
     ) -> None:
         self.data, self.config, self.runtime = data, config, runtime
-        self.inputs, self.system = inputs, system
+        self.system = system
         self.blind = Blindfold(config.blind, data, config.seed) if config.blind else None
-        self.seconds = 0.0
         self.answered = 0
 
     def build(
         self, sharded: ShardedDraft, claims: Iterator[Claim], parts: Sequence[list[int]]
-    ) -> int:
+    ) -> Iterator[Built]:
         """Answer and commit every claimed shard."""
-        count = 0
         for claim in claims:
+            before = self.answered
             try:
-                records = self._shard(claim.shard, parts[claim.shard])
+                with room_for(f"{self.config.batch_size} questions"):
+                    records, seconds = self._shard(claim.shard, parts[claim.shard])
                 data = encode_predictions(records, _open_ended(self.data.questions))
                 failed = sum(record["status"] == "failed" for record in records)
                 counts = {"done": len(records) - failed, "failed": failed}
                 sharded.commit(claim, data, {"records": records, "counts": counts})
             finally:
                 claim.lock.release()
-            count += 1
-        return count
+            yield Built(claim.shard, self.answered - before, seconds)
 
-    def host(self) -> dict[str, Any]:
-        """Model time per question from stored features, of what this run answered."""
-        per_question = 1000 * self.seconds / self.answered if self.answered else None
-        return {
-            "ms_per_video": per_question,
-            "answered_in_this_run": self.answered,
-            **backbone_host(self.inputs.backbone),
-        }
-
-    def _shard(self, number: int, positions: Sequence[int]) -> list[dict[str, Any]]:
+    def _shard(self, number: int, positions: Sequence[int]) -> tuple[list[dict[str, Any]], float]:
+        """The rows of a shard, and the model's time in seconds."""
         usable = [index for index in positions if not self._problem(index)]
         self._warm_up(usable)
         # Evaluation with noise draws from here: each shard by itself, so that a resumed run and
@@ -295,8 +346,8 @@ class _Run:
             answered[index] = prediction
             self.answered += 1
             self.runtime.progress(self.answered, len(self.data.questions), "questions")
-        self.seconds += time.monotonic() - started
-        return [self._record(index, answered.get(index)) for index in positions]
+        seconds = time.monotonic() - started
+        return [self._record(index, answered.get(index)) for index in positions], seconds
 
     def _problem(self, index: int) -> str:
         """Why this question is a failed row, or an empty string."""
@@ -357,6 +408,15 @@ def _open_ended(questions: Sequence[Question]) -> bool:
 # --- finishing -----------------------------------------------------------------------------------
 
 
+def _host(spent: Spent, inputs: EvaluateInputs) -> dict[str, Any]:
+    """Model time per question from stored features, of what this run answered."""
+    return {
+        "ms_per_video": 1000 * spent.seconds / spent.items if spent.items else None,
+        "answered_in_this_run": spent.items,
+        **backbone_host(inputs.backbone),
+    }
+
+
 def _finish(
     draft: Draft,
     sharded: ShardedDraft,
@@ -383,8 +443,9 @@ def _finish(
         for question, record in zip(questions, records, strict=True)
     ]
     judged = judge(rows, manifest, seed=config.seed)
-    metrics = judged.metrics | frame_metrics(records)
     counted = tally([row.status for row in rows])
+    # Nothing labelled: no metrics at all, however frames were chosen.
+    metrics = judged.metrics | frame_metrics(records) if judged.metrics else {}
     atomic.write_bytes(
         draft.path / PREDICTIONS_TABLE, encode_predictions(records, _open_ended(questions))
     )

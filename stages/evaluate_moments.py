@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 
 from stages.artifacts import atomic
 from stages.artifacts.clips import Failure
+from stages.artifacts.halving import in_smaller_batches, smaller_batch_size
 from stages.artifacts.predictions import (
     METRICS_FILE,
     PREDICTIONS_TABLE,
@@ -43,10 +45,14 @@ from stages.benchmarks.scorers.rows import has_truth
 from stages.benchmarks.statistics import tally
 from stages.core.device import resolve_device
 from stages.core.errors import DataError, UsageError
+from stages.core.memory import require_room
+from stages.core.out_of_memory import room_for
 from stages.core.runtime import Runtime
+from stages.engines import Build, Built, ShardWork, Spent, build_shards
 from stages.models.backbones.catalog import backbone_host
 from stages.systems.build import load_sevila
 from stages.systems.inputs import EvaluateInputs
+from stages.systems.memory import evaluation_peak
 from stages.systems.moment_inputs import MomentsConfig, contents_of, frames_key, kept_contents
 from stages.systems.seen import SeenFrames
 from stages.systems.sevila import SevilaLocalizer
@@ -77,7 +83,23 @@ def evaluate_moments(
 
     Raises:
         UsageError: The gap is to be tuned where no moments are known.
+        OutOfMemory: Not even one question fits; larger batches are halved, as another version.
     """
+    return in_smaller_batches(
+        lambda one: _moments(workspace, inputs, one, runtime, gap),
+        config,
+        smaller_batch_size,
+        lambda one: evaluation_peak(inputs, one, resolve_device(runtime.device).type),
+    )
+
+
+def _moments(
+    workspace: Workspace,
+    inputs: EvaluateInputs,
+    config: MomentsConfig,
+    runtime: Runtime,
+    gap: ChosenGap | None,
+) -> StageResult:
     started = time.monotonic()
     request = _request(config, inputs, runtime)
     told = _Told(inputs, gap or ChosenGap(config.moments.gap, "given"), started)
@@ -87,16 +109,17 @@ def evaluate_moments(
     data = QuestionFeatures(inputs.questions, inputs.features, config.frames)
     if config.tuning is not None:
         _refuse_unlabelled(data.questions, config)
+    device = resolve_device(runtime.device)
+    require_room(evaluation_peak(inputs, config, device.type), device)
     known = None if runtime.force else _scored_before(workspace, inputs, config)
     parts = shards_by_clip(data.questions, config.questions_per_shard)
     draft = workspace.draft(request, force=runtime.force)
     sharded = ShardedDraft(draft, len(parts), STEM, ".parquet", runtime.shards)
-    run = _Run(data, config, inputs, runtime, known)
     sharded.announce(len(data.questions))
-    sharded.run_passes(lambda claims: run.build(sharded, claims, parts))
-    artifact = sharded.finish_if_complete(
-        lambda: _finish(draft, sharded, config, parts, run.host())
-    )
+    shards = _Shards(sharded, config, inputs, parts, known, data)
+    work = ShardWork(sharded, len(data.questions), "questions", shards.open, device.type)
+    host = _host(build_shards(work, runtime), inputs)
+    artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, config, parts, host))
     if artifact is None:
         counts = sharded.item_counts(len(data.questions))
         unfinished = unfinished_result(draft, counts, time.monotonic() - started)
@@ -121,6 +144,7 @@ def plan_moments(
         "questions": len(data.questions),
         "with_features": usable,
         "shards": len(parts),
+        "memory": evaluation_peak(inputs, config, resolve_device(runtime.device).type).as_json(),
         "frames_scored": 0 if known else usable * config.frames,
     }
 
@@ -160,6 +184,30 @@ def _scored_before(
 # --- scoring frames ------------------------------------------------------------------------------
 
 
+@dataclass
+class _Shards:
+    """How the shards of one evaluation of moments are built, in whatever process."""
+
+    sharded: ShardedDraft
+    config: MomentsConfig
+    inputs: EvaluateInputs
+    parts: list[list[int]]
+    known: Artifact | None
+    data: QuestionFeatures | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "data": None}  # open files stay with their process
+
+    @contextmanager
+    def open(self, runtime: Runtime) -> Iterator[Build]:
+        """Load the localizer, or what an earlier evaluation says."""
+        data = self.data or QuestionFeatures(
+            self.inputs.questions, self.inputs.features, self.config.frames
+        )
+        run = _Run(data, self.config, self.inputs, runtime, self.known)
+        yield lambda claims: run.build(self.sharded, claims, self.parts)
+
+
 class _Run:
     """What scores frames: the localizer, or an earlier evaluation that did."""
 
@@ -172,41 +220,31 @@ class _Run:
         known: Artifact | None,
     ) -> None:
         self.data, self.config, self.runtime = data, config, runtime
-        self.inputs = inputs
         self.known: Records | None = None
         if known is not None:
             self.known = prediction_records(known)
         else:
             self.device = resolve_device(runtime.device)
             self.localizer = _load_localizer(config, inputs, self.device)
-        self.seconds = 0.0
         self.answered = 0
 
     def build(
         self, sharded: ShardedDraft, claims: Iterator[Claim], parts: Sequence[list[int]]
-    ) -> int:
+    ) -> Iterator[Built]:
         """Score and commit every claimed shard."""
-        count = 0
         for claim in claims:
+            before, started = self.answered, time.monotonic()
             try:
-                records = self._shard(parts[claim.shard])
+                with room_for(f"{self.config.batch_size} questions"):
+                    records = self._shard(parts[claim.shard])
+                seconds = time.monotonic() - started
                 data = encode_predictions(records, open_ended=False, moments=True)
                 failed = sum(record["status"] == "failed" for record in records)
                 counts = {"done": len(records) - failed, "failed": failed}
                 sharded.commit(claim, data, {"records": records, "counts": counts})
             finally:
                 claim.lock.release()
-            count += 1
-        return count
-
-    def host(self) -> dict[str, Any]:
-        """Model time per question from stored features, of what this run scored."""
-        scored = self.answered if self.known is None else 0
-        return {
-            "ms_per_video": 1000 * self.seconds / scored if scored else None,
-            "answered_in_this_run": scored,
-            **backbone_host(self.inputs.selector_backbone),
-        }
+            yield Built(claim.shard, self.answered - before, seconds)
 
     def _shard(self, positions: Sequence[int]) -> Records:
         if self.known is not None:
@@ -214,13 +252,11 @@ class _Run:
             return [_frames_only(record) for record in taken]
         usable = [index for index in positions if not self.data.problem(index)]
         scored: dict[int, dict[str, Any]] = {}
-        started = time.monotonic()
         for first in range(0, len(usable), self.config.batch_size):
             batch = usable[first : first + self.config.batch_size]
             scored |= dict(zip(batch, self._score(batch), strict=True))
             self.answered += len(batch)
             self.runtime.progress(self.answered, len(self.data.questions), "questions")
-        self.seconds += time.monotonic() - started
         return [self._record(index, scored.get(index)) for index in positions]
 
     def _score(self, batch: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -302,6 +338,15 @@ def _frames_only(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # --- from frames to figures ----------------------------------------------------------------------
+
+
+def _host(spent: Spent, inputs: EvaluateInputs) -> dict[str, Any]:
+    """Model time per question from stored features, of what this run scored."""
+    return {
+        "ms_per_video": 1000 * spent.seconds / spent.items if spent.items else None,
+        "answered_in_this_run": spent.items,
+        **backbone_host(inputs.selector_backbone),
+    }
 
 
 def _finish(

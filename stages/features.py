@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -37,20 +38,28 @@ from stages.artifacts.features import (
     decode_values,
     store_values,
 )
+from stages.artifacts.halving import in_smaller_batches
 from stages.artifacts.lookup import frames_of
+from stages.artifacts.questions import video_roots
 from stages.artifacts.result import StageResult, finished_result, unfinished_result
 from stages.artifacts.rows import Array, encode_rows
 from stages.artifacts.shard_stream import stream_shards
 from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_shards
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
+from stages.benchmarks.clip_counts import clips_in_videos
+from stages.benchmarks.manifest import load_manifest
 from stages.core.config import Config
 from stages.core.device import resolve_device, torch_version
-from stages.core.errors import ConfigError, DataError, MachineError
+from stages.core.errors import ConfigError, DataError
+from stages.core.memory import Peak, require_room
+from stages.core.out_of_memory import room_for
 from stages.core.runtime import Runtime
+from stages.engines import Build, Built, Halves, ShardWork, build_shards
 from stages.models.backbones.catalog import (
     backbone_frames,
     backbone_host,
     backbone_label,
+    backbone_layout,
     backbone_path,
 )
 from stages.models.backbones.folder import BackboneFolder
@@ -58,9 +67,11 @@ from stages.models.backbones.towers import Tower, load_tower, tower_spec
 from stages.models.backbones.vision import (
     EncodedFrames,
     Precision,
+    VisionSpec,
     fixed_size_crop,
     training_crop,
 )
+from stages.models.memory import encoding_peak
 from stages.models.pooled import pool_tokens
 from stages.video import decoder_identity
 from stages.video.clips import (
@@ -74,6 +85,7 @@ from stages.video.clips import (
 from stages.video.pool import DecodePool
 from stages.video.resize import FrameFormat
 from stages.video.sampling import view_rng
+from stages.video.shard_decoder import ShardDecoder
 from stages.video.stored_frames import StoredFrames
 
 STAGE = "extract-features"
@@ -130,20 +142,27 @@ class FeaturesPlan:
     """What a run will write, before it starts, and how long it may take.
 
     Attributes:
+        artifact: Id of what would be written, or of what is there.
+        reused: It is there: nothing would be encoded.
         clips: Clips with a usable video.
         frames: Frames to encode at most.
         bytes: Bytes to write at most.
         free: Bytes free on the workspace's file system.
-        seconds: Estimate from encoding the first video; none when that was not tried.
+        seconds: Estimate from encoding the first video; 0 where all is there, none when there
+            is no video to try.
+        memory: The most memory that it will take, estimated.
     """
 
+    artifact: str
+    reused: bool
     clips: int
     frames: int
     bytes: int
     free: int
     seconds: float | None
+    memory: dict[str, int]
 
-    def as_json(self) -> dict[str, float | None]:
+    def as_json(self) -> dict[str, Any]:
         """For `--dry-run --json`."""
         return dict(self.__dict__)
 
@@ -269,35 +288,77 @@ def feature_bytes(folder: BackboneFolder, dtype: StoredDtype, pooled: bool = Fal
 
 
 def extract_features(workspace: Workspace, job: FeatureJob, runtime: Runtime) -> StageResult:
-    """Write the features of one split, continuing what an earlier run left."""
+    """Write the features of one split, continuing what an earlier run left.
+
+    Where the tower finds no room, fewer frames go through it at once: another version.
+    """
+    return in_smaller_batches(
+        lambda one: _extract(workspace, one, runtime),
+        job,
+        _smaller,
+        lambda one: _peak(one, runtime),
+    )
+
+
+def _peak(job: FeatureJob, runtime: Runtime) -> Peak:
+    folder, config = BackboneFolder(backbone_path(job.backbone)), job.config
+    videos, clips = clips_in_videos(job.questions)
+    frames = clips * sum(config.sampling.frames) * (config.sampling.views + 1)
+    return encoding_peak(
+        folder.config,
+        device=resolve_device(runtime.device).type,
+        frames=frames,
+        pixels=config.format.width * config.format.height * 3,
+        forward=config.compute.frames_per_forward,
+        row_bytes=feature_bytes(folder, config.dtype, config.pooled),
+        shard_rows=min(config.videos_per_shard, videos) * frames,
+        workers=runtime.num_workers if job.frames is None else 0,
+    )
+
+
+def _smaller(job: FeatureJob) -> tuple[FeatureJob, str] | None:
+    """The same with half the frames in a forward pass."""
+    compute = job.config.compute
+    size = compute.frames_per_forward // 2
+    if size == 0:
+        return None
+    compute = compute.model_copy(update={"frames_per_forward": size})
+    config = job.config.model_copy(update={"compute": compute})
+    return replace(job, config=config), f"frames_per_forward={size}"
+
+
+def _extract(workspace: Workspace, job: FeatureJob, runtime: Runtime) -> StageResult:
     started = time.monotonic()
     config, questions = job.config, job.questions
-    label = runtime.name or f"{config.benchmark}-{config.split}-{config.backbone}"
-    request = Request("features", label, config.as_json(), {"questions": questions})
+    request = _request(job, runtime)
     existing = reusable(workspace, request, runtime)
     if existing is not None:
-        return _result(existing, True, started)
+        return _result(workspace, existing, job, True, started)
     device = resolve_device(runtime.device)
-    folder = BackboneFolder(backbone_path(job.backbone))
-    tower = load_tower(folder, device, config.compute.precision)
-    encoder = VideoEncoder(tower, config, device)
+    require_room(_peak(job, runtime), device)
+    spec = tower_spec(BackboneFolder(backbone_path(job.backbone)))
     draft = workspace.draft(request, force=runtime.force)
     works = clip_works(questions)
     ranges = split_into_shards(len(works), config.videos_per_shard)
     sharded = ShardedDraft(draft, len(ranges), STEM, ".h5", runtime.shards)
     total = sum(len(work.clips) for work in works)
     sharded.announce(total)
-    with _frame_source(job.frames, config, runtime) as source:
-        _build_shards(sharded, works, ranges, source, encoder, runtime)
+    build_shards(_Shards(sharded, job, works, ranges, total).work(device.type), runtime)
     host = {
         "frames": job.frames.id if job.frames else "decoded from videos",
         **backbone_host(job.backbone),
     }
-    artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, tower, host))
+    artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, spec, host))
     if artifact is None:
         counts = sharded.item_counts(total)
         return unfinished_result(draft, counts, time.monotonic() - started)
-    return _result(artifact, False, started)
+    return _result(workspace, artifact, job, False, started)
+
+
+def _request(job: FeatureJob, runtime: Runtime) -> Request:
+    config = job.config
+    label = runtime.name or f"{config.benchmark}-{config.split}-{config.backbone}"
+    return Request("features", label, config.as_json(), {"questions": job.questions})
 
 
 # --- where frames come from ----------------------------------------------------------------------
@@ -330,6 +391,11 @@ class EncodedVideo:
     clips: list[StoredClip]
     failures: list[Failure]
     largest: float
+
+    @property
+    def num_clips(self) -> int:
+        """Clips that were encoded or failed."""
+        return len({clip.span.clip for clip in self.clips}) + len(self.failures)
 
 
 class VideoEncoder:
@@ -438,13 +504,8 @@ class VideoEncoder:
         return tokens, cls
 
     def _forward(self, block: torch.Tensor) -> EncodedFrames:
-        try:
+        with room_for(f"{len(block)} frames"):
             return self.tower.encode(self.tower.preprocess(block.to(self.device)))
-        except torch.OutOfMemoryError as error:
-            raise MachineError(
-                f"out of memory encoding {len(block)} frames at once ({error})",
-                "halve them: --set frames_per_forward=... (this starts a new version)",
-            ) from None
 
 
 def _largest(tokens: Array, cls: Array | None) -> float:
@@ -470,42 +531,78 @@ def _without_bad_rows(
 # --- shards --------------------------------------------------------------------------------------
 
 
-def _build_shards(
-    sharded: ShardedDraft,
-    works: Sequence[VideoWork],
-    ranges: Sequence[range],
-    source: FrameSource,
-    encode: Callable[[VideoFrames], EncodedVideo],
-    runtime: Runtime,
-) -> None:
-    total = sum(len(work.clips) for work in works)
-    done = 0
+@dataclass(frozen=True)
+class _Shards:
+    """How the shards of one features artifact are built, in whatever process."""
 
-    def encoded(items: Iterable[VideoWork]) -> Iterator[EncodedVideo]:
-        nonlocal done
-        for video in source(items):
-            result = encode(video)
+    sharded: ShardedDraft
+    job: FeatureJob
+    works: Sequence[VideoWork]
+    ranges: Sequence[range]
+    total: int
+
+    def work(self, device: str) -> ShardWork:
+        """What an engine gets; videos can be decoded ahead by other processes."""
+        config, halves = self.job.config, None
+        folders: tuple[Path, ...] = ()
+        if self.job.frames is None:
+            decoder = ShardDecoder(
+                self.works, self.ranges, config.sampling, config.format,
+                config.decoder["decoder"], STAGE,
+            )  # fmt: skip
+            halves = Halves(decoder.open, self.encode)
+            folders = tuple(video_roots(self.job.questions))
+        return ShardWork(
+            self.sharded, self.total, "clips", self.open, device, halves=halves, folders=folders
+        )
+
+    @contextmanager
+    def open(self, runtime: Runtime) -> Iterator[Build]:
+        """Load the tower and start the decoders, or open the stored frames."""
+        encode = self._encoder(runtime)
+        with _frame_source(self.job.frames, self.job.config, runtime) as source:
+
+            def build(claims: Iterator[Claim]) -> Iterator[Built]:
+                encoded = lambda items: map(encode, source(items))  # noqa: E731
+                for claim, videos in stream_shards(claims, self._items, encoded):
+                    yield self._built(claim, videos)
+
+            yield build
+
+    @contextmanager
+    def encode(self, runtime: Runtime) -> Iterator[Callable[[Claim, Sequence[VideoFrames]], Built]]:
+        """Load the tower alone, to encode and commit decoded shards."""
+        encode = self._encoder(runtime)
+        yield lambda claim, videos: self._built(claim, [encode(video) for video in videos])
+
+    def _items(self, shard: int) -> list[VideoWork]:
+        return [self.works[number] for number in self.ranges[shard]]
+
+    def _built(self, claim: Claim, videos: Sequence[EncodedVideo]) -> Built:
+        _commit(self.sharded, claim, videos)
+        return Built(claim.shard, sum(video.num_clips for video in videos))
+
+    def _encoder(self, runtime: Runtime) -> Callable[[VideoFrames], EncodedVideo]:
+        """Encodes videos, counts them for the progress, and stops at a failure with `strict`."""
+        device, config = resolve_device(runtime.device), self.job.config
+        folder = BackboneFolder(backbone_path(self.job.backbone))
+        encoder = VideoEncoder(load_tower(folder, device, config.compute.precision), config, device)
+        done = 0
+
+        def encode(video: VideoFrames) -> EncodedVideo:
+            nonlocal done
+            result = encoder(video)
             if runtime.strict and result.failures:
                 failure = result.failures[0]
                 raise DataError(
                     f"{failure.id}: {failure.reason}: {failure.words}",
                     "run without --strict to go on past it; finished shards are kept",
                 )
-            done += len({clip.span.clip for clip in result.clips}) + len(result.failures)
-            runtime.progress(min(done, total), total, "clips")
-            yield result
+            done += result.num_clips
+            runtime.progress(min(done, self.total), self.total, "clips")
+            return result
 
-    def items_of(shard: int) -> list[VideoWork]:
-        return [works[number] for number in ranges[shard]]
-
-    def run_pass(claims: Iterator[Claim]) -> int:
-        count = 0
-        for claim, videos in stream_shards(claims, items_of, encoded):
-            _commit(sharded, claim, videos)
-            count += 1
-        return count
-
-    sharded.run_passes(run_pass)
+        return encode
 
 
 def _commit(sharded: ShardedDraft, claim: Claim, videos: Sequence[EncodedVideo]) -> None:
@@ -538,20 +635,24 @@ def _commit(sharded: ShardedDraft, claim: Claim, videos: Sequence[EncodedVideo])
     sharded.commit(claim, encoded.image, record)
 
 
-def _finish(draft: Draft, sharded: ShardedDraft, tower: Tower, host: dict[str, str]) -> Artifact:
+def _finish(
+    draft: Draft, sharded: ShardedDraft, spec: VisionSpec, host: dict[str, str]
+) -> Artifact:
     counts = merge_records(sharded.records(), draft.path)
     largest = max(record["facts"]["largest"] for record in sharded.records())
     facts = {
         "shards": sharded.num_shards,
-        "tokens": tower.spec.tokens,
-        "width": tower.spec.width,
+        "tokens": spec.tokens,
+        "width": spec.width,
         "largest": largest,
-        **({"cls_width": tower.spec.cls_width} if tower.spec.cls_width else {}),
+        **({"cls_width": spec.cls_width} if spec.cls_width else {}),
     }
     return draft.finish(counts, extra=facts, host=host)
 
 
-def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
+def _result(
+    workspace: Workspace, artifact: Artifact, job: FeatureJob, reused: bool, started: float
+) -> StageResult:
     source = artifact.manifest["host"]["frames"]
     notes = [f"questions: {', '.join(artifact.input_ids())}", f"frames: {source}"]
     if artifact.counts["repeated"]:
@@ -562,31 +663,48 @@ def _result(artifact: Artifact, reused: bool, started: float) -> StageResult:
         artifact,
         reused=reused,
         seconds=time.monotonic() - started,
-        next_commands=_next_commands(artifact),
+        next_commands=_next_commands(workspace, job),
         notes=notes,
     )
 
 
-def _next_commands(artifact: Artifact) -> list[str]:
-    """VLAP's first stage, which CLIP's features are not for."""
-    if "cls_width" in artifact.manifest:
-        return []
-    return [f"vqa train-teacher --benchmark {artifact.config['benchmark']}"]
+def _next_commands(workspace: Workspace, job: FeatureJob) -> list[str]:
+    """What reads features of this layout: SeViLA answers untrained, the others train first."""
+    benchmark, layout = job.config.benchmark, backbone_layout(job.backbone)
+    if layout == "blip-2":
+        return [f"vqa eval --benchmark {benchmark} --system sevila"]
+    system = "videodistill" if layout == "clip" else "vlap"
+    trains = load_manifest(benchmark).splits_for("train")
+    prepared = [(item.config["benchmark"], item.config["split"])
+                for item in workspace.finished("questions")]  # fmt: skip
+    if any((benchmark, split) in prepared for split in trains):
+        first = "train-videodistill" if system == "videodistill" else "train-teacher"
+        return [f"vqa {first} --benchmark {benchmark}"]
+    made = [(item.config["system"], item.config["benchmark"])
+            for item in workspace.finished("weights")]  # fmt: skip
+    if (system, benchmark) in made:
+        return [f"vqa eval --benchmark {benchmark} --system {system}"]
+    return []
 
 
 # --- dry run -------------------------------------------------------------------------------------
 
 
 def plan(workspace: Workspace, job: FeatureJob, runtime: Runtime) -> FeaturesPlan:
-    """Sizes of what `extract_features` would write; encodes one video to estimate the time."""
+    """Sizes of what `extract_features` would write; encodes one video to estimate the time.
+
+    Where the artifact is there already, no tower is loaded.
+    """
+    request = _request(job, runtime)
+    existing = reusable(workspace, request, runtime)
     works = [work for work in clip_works(job.questions) if work.path is not None]
     sampling, config = job.config.sampling, job.config
     clips = sum(len(work.clips) for work in works)
     frames = clips * sum(sampling.frames) * (sampling.views + 1)
     folder = BackboneFolder(backbone_path(job.backbone))
     size = frames * feature_bytes(folder, config.dtype, config.pooled)
-    seconds = None
-    if works:
+    seconds = 0.0 if existing else None
+    if works and existing is None:
         device = resolve_device(runtime.device)
         tower = load_tower(folder, device, config.compute.precision)
         with _frame_source(job.frames, config, runtime) as source:
@@ -594,4 +712,6 @@ def plan(workspace: Workspace, job: FeatureJob, runtime: Runtime) -> FeaturesPla
             for video in source(works[:1]):
                 VideoEncoder(tower, config, device)(video)
             seconds = (time.monotonic() - started) * len(works)
-    return FeaturesPlan(clips, frames, size, free_bytes(workspace.root), seconds)
+    free, memory = free_bytes(workspace.root), _peak(job, runtime).as_json()
+    name = existing.id if existing else request.id
+    return FeaturesPlan(name, existing is not None, clips, frames, size, free, seconds, memory)

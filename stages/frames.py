@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -22,14 +24,19 @@ from stages.artifacts.clips import (
     merge_records,
     shard_record,
 )
+from stages.artifacts.questions import video_roots
 from stages.artifacts.result import StageResult, finished_result, unfinished_result
 from stages.artifacts.rows import encode_rows
 from stages.artifacts.shard_stream import stream_shards
 from stages.artifacts.shards import Claim, ShardedDraft, reusable, split_into_shards
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
+from stages.benchmarks.clip_counts import clips_in_videos
 from stages.core.config import Config
 from stages.core.errors import DataError
+from stages.core.memory import Peak, require_room
 from stages.core.runtime import Runtime
+from stages.engines import Build, Built, ShardWork, build_shards
+from stages.models.memory import decoding_peak
 from stages.video import decoder_identity
 from stages.video.clips import (
     SamplingConfig,
@@ -73,6 +80,7 @@ class FramesPlan:
         frames: Frames at most (clips of one video share some).
         bytes: Bytes at most.
         free: Bytes free on the workspace's file system.
+        memory: The most memory that it will take, estimated.
     """
 
     clips: int
@@ -80,8 +88,9 @@ class FramesPlan:
     frames: int
     bytes: int
     free: int
+    memory: dict[str, int]
 
-    def as_json(self) -> dict[str, int]:
+    def as_json(self) -> dict[str, Any]:
         """For `--dry-run --json`."""
         return dict(self.__dict__)
 
@@ -106,14 +115,29 @@ def frames_config(
     )
 
 
-def plan(workspace: Workspace, questions: Artifact, config: FramesConfig) -> FramesPlan:
+def plan(
+    workspace: Workspace, questions: Artifact, config: FramesConfig, runtime: Runtime | None = None
+) -> FramesPlan:
     """Sizes of what `extract_frames` would write."""
     works = clip_works(questions)
     clips = sum(len(work.clips) for work in works if work.path is not None)
     views = config.sampling.views + 1
     frames = clips * sum(config.sampling.frames) * views
     size = frames * config.format.width * config.format.height * 3
-    return FramesPlan(clips, len(works), frames, size, free_bytes(workspace.root))
+    memory = _peak(questions, config, runtime or Runtime()).as_json()
+    return FramesPlan(clips, len(works), frames, size, free_bytes(workspace.root), memory)
+
+
+def _peak(questions: Artifact, config: FramesConfig, runtime: Runtime) -> Peak:
+    videos, clips = clips_in_videos(questions)
+    frames = clips * sum(config.sampling.frames) * (config.sampling.views + 1)
+    pixels = config.format.width * config.format.height * 3
+    return decoding_peak(
+        frames=frames,
+        pixels=pixels,
+        workers=runtime.num_workers,
+        shard_bytes=min(config.videos_per_shard, videos) * frames * pixels,
+    )
 
 
 def extract_frames(
@@ -130,53 +154,63 @@ def extract_frames(
     existing = reusable(workspace, request, runtime)
     if existing is not None:
         return _result(existing, True, started)
+    peak = _peak(questions, config, runtime)
+    require_room(peak)
     draft = workspace.draft(request, force=runtime.force)
     works = clip_works(questions)
-    sharded = ShardedDraft(
-        draft,
-        len(split_into_shards(len(works), config.videos_per_shard)),
-        STEM,
-        ".h5",
-        runtime.shards,
-    )
+    ranges = split_into_shards(len(works), config.videos_per_shard)
+    sharded = ShardedDraft(draft, len(ranges), STEM, ".h5", runtime.shards)
     total = sum(len(work.clips) for work in works)
     sharded.announce(total)
-    _build_shards(sharded, works, config, runtime)
+    shards = _Shards(sharded, config, works, ranges, total)
+    folders = tuple(video_roots(questions))
+    build_shards(ShardWork(sharded, total, "clips", shards.open, None, folders=folders), runtime)
     artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded))
     if artifact is None:
         counts = sharded.item_counts(total)
         return unfinished_result(draft, counts, time.monotonic() - started)
-    return _result(artifact, False, started)
+    done = _result(artifact, False, started)
+    return replace(done, details={**done.details, "memory": peak.as_json()})
 
 
-def _build_shards(
-    sharded: ShardedDraft, works: Sequence[VideoWork], config: FramesConfig, runtime: Runtime
-) -> None:
-    ranges = split_into_shards(len(works), config.videos_per_shard)
-    total = sum(len(work.clips) for work in works)
-    finished = [0]
+@dataclass(frozen=True)
+class _Shards:
+    """How the shards of one frames artifact are built, in whatever process."""
 
-    def report(count: int) -> None:
-        finished[0] += count
-        runtime.progress(min(finished[0], total), total, "clips")
+    sharded: ShardedDraft
+    config: FramesConfig
+    works: Sequence[VideoWork]
+    ranges: Sequence[range]
+    total: int
 
-    with DecodePool(runtime.num_workers, config.decoder["decoder"]) as pool:
+    @contextmanager
+    def open(self, runtime: Runtime) -> Iterator[Build]:
+        """Start the decoders."""
+        config, finished = self.config, 0
+        with DecodePool(runtime.num_workers, config.decoder["decoder"]) as pool:
 
-        def decode(items: Iterable[VideoWork]) -> Iterator[VideoFrames]:
-            for video in decode_videos(items, config.sampling, config.format, pool, STAGE):
-                _stop_if_strict(video, runtime)
-                report(len({clip.span.clip for clip in video.clips}) + len(video.failures))
-                yield video
+            def decode(items: Iterable[VideoWork]) -> Iterator[VideoFrames]:
+                nonlocal finished
+                for video in decode_videos(items, config.sampling, config.format, pool, STAGE):
+                    _stop_if_strict(video, runtime)
+                    finished += _clips_in(video)
+                    runtime.progress(min(finished, self.total), self.total, "clips")
+                    yield video
 
-        def run_pass(claims: Iterator[Claim]) -> int:
-            count = 0
-            items_of = lambda shard: [works[i] for i in ranges[shard]]  # noqa: E731
-            for claim, videos in stream_shards(claims, items_of, decode):
-                _commit(sharded, claim, videos)
-                count += 1
-            return count
+            def build(claims: Iterator[Claim]) -> Iterator[Built]:
+                for claim, videos in stream_shards(claims, self._items, decode):
+                    _commit(self.sharded, claim, videos)
+                    yield Built(claim.shard, sum(map(_clips_in, videos)))
 
-        sharded.run_passes(run_pass)
+            yield build
+
+    def _items(self, shard: int) -> list[VideoWork]:
+        return [self.works[number] for number in self.ranges[shard]]
+
+
+def _clips_in(video: VideoFrames) -> int:
+    """Clips of a video that were sampled or failed."""
+    return len({clip.span.clip for clip in video.clips}) + len(video.failures)
 
 
 def _stop_if_strict(video: VideoFrames, runtime: Runtime) -> None:

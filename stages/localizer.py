@@ -38,6 +38,7 @@ from stages.training.inputs import (
     request_plan,
 )
 from stages.training.loop import Fit
+from stages.training.memory import require_training_room
 from stages.training.run import reuse_weights, run_training
 from stages.training.sevila import LocalizerConfig, LocalizerForward, sevila_of
 from stages.training.sevila_batches import FrameTruth, LocalizerData, SpanLabels, StoredLabels
@@ -49,6 +50,7 @@ from stages.training.sevila_setup import (
     trained_note,
     with_selection,
 )
+from stages.training.smaller import train_in_smaller_batches
 
 # --- on spans ------------------------------------------------------------------------------------
 
@@ -75,6 +77,23 @@ def train_localizer(
     Raises:
         DataError: No question of the train split has spans.
     """
+    return train_in_smaller_batches(
+        lambda given: _train_on_spans(workspace, inputs, given, runtime, start, tensorboard),
+        values,
+        lambda given: _span_request(inputs, given, runtime, start)[0],
+        inputs.backbone,
+        runtime.device,
+    )
+
+
+def _train_on_spans(
+    workspace: Workspace,
+    inputs: TrainingInputs,
+    values: dict[str, Any],
+    runtime: Runtime,
+    start: Artifact | None,
+    tensorboard: bool,
+) -> StageResult:
     config, request = _span_request(inputs, values, runtime, start)
     benchmark = config.benchmark
     following = [f"vqa eval --benchmark {benchmark} --system sevila"]
@@ -86,6 +105,7 @@ def train_localizer(
     reused = reuse_weights(workspace, request, runtime, following, notes)
     if reused is not None:
         return reused
+    require_training_room(request, inputs.backbone, runtime)
     setup = SevilaSetup.make(
         config, inputs, runtime, events_folder(workspace, request, tensorboard)
     )
@@ -118,7 +138,7 @@ def plan_spans(
 ) -> dict[str, Any]:
     """What `train_localizer` would read and do; writes nothing."""
     config, request = _span_request(inputs, values, runtime, start)
-    return _plan(workspace, request, inputs, config, SpanLabels())
+    return _plan(workspace, request, inputs, config, SpanLabels(), runtime.device)
 
 
 def _span_request(
@@ -174,12 +194,30 @@ def refine_localizer(
         origin: From `sevila_origin.find_origin`.
         tensorboard: Write event files below the workspace's `.logs`; an extra.
     """
+    return train_in_smaller_batches(
+        lambda given: _refine(workspace, inputs, given, runtime, origin, tensorboard),
+        values,
+        lambda given: _refine_request(inputs, given, runtime, origin)[0],
+        inputs.backbone,
+        runtime.device,
+    )
+
+
+def _refine(
+    workspace: Workspace,
+    inputs: TrainingInputs,
+    values: dict[str, Any],
+    runtime: Runtime,
+    origin: Origin,
+    tensorboard: bool,
+) -> StageResult:
     config, request = _refine_request(inputs, values, runtime, origin)
     following = _after(config)
     notes = [*inputs.notes(), *origin.notes()]
     reused = reuse_weights(workspace, request, runtime, following, notes)
     if reused is not None:
         return reused
+    require_training_room(request, inputs.backbone, runtime)
     if inputs.tune_questions is not None and config.answer is not None:
         check_answerable(inputs.tune_questions, config.answer)
     setup = SevilaSetup.make(
@@ -210,7 +248,7 @@ def plan_refinement(
     """What `refine_localizer` would read and do; writes nothing."""
     config, request = _refine_request(inputs, values, runtime, origin)
     truth = _stored_labels(origin, config) if origin.labels else None
-    return _plan(workspace, request, inputs, config, truth)
+    return _plan(workspace, request, inputs, config, truth, runtime.device)
 
 
 def _refine_request(
@@ -455,7 +493,8 @@ def _plan(
     inputs: TrainingInputs,
     config: LocalizerConfig,
     truth: FrameTruth | None,
+    device: str,
 ) -> dict[str, Any]:
     data = QuestionFeatures(inputs.train_questions, inputs.train_features, config.frames)
     count = len(_learnable(data, inputs, config, truth))
-    return request_plan(workspace, request, config.training, count)
+    return request_plan(workspace, request, config.training, count, inputs.backbone, device)

@@ -50,6 +50,12 @@ from stages.video.tasks import DecodeFailure, Probed, ProbeTask
 
 STAGE = "prepare"
 IDENTIFIED = "videos identified"
+ROWS_WORTH_A_RATE = 1000
+"""Rows from which on the reader's rate is said: of fewer it is the clock's noise."""
+TWO_STEPS = (
+    "to keep the frames too: vqa extract-frames --benchmark {0} --for tiny --frames 32, then "
+    "extract-features without --from-videos"
+)
 WARNINGS_SAID = 4
 """In the message that no video is usable: the last ones, which are about unpublished counts."""
 
@@ -354,7 +360,9 @@ def _record(file: VideoFile, probed: Probed | DecodeFailure | None) -> dict[str,
         "digest": file.digest,
     }
     if isinstance(probed, DecodeFailure):
-        words = probed.decoder_words.replace(str(probed.path), file.video)
+        # The row names the video already: the decoder's words need not.
+        words = probed.decoder_words.removeprefix(f"{probed.path}: ")
+        words = words.replace(str(probed.path), file.video)
         return record | {"status": "undecodable", "reason": words}
     if probed is None:
         return record
@@ -436,15 +444,19 @@ def _result(
     notes = [shown.sentence(), *examples(video_records(artifact).values())]
     if reading is not None:
         details["reading"] = reading.rate()
+    if reading is not None and reading.num_rows >= ROWS_WORTH_A_RATE:
         notes.append(
             f"{reading.num_rows:,} rows read in {reading.seconds:.1f} s "
             f"({reading.rows_per_second:,.0f} a second)"
         )
+    notes.append(TWO_STEPS.format(benchmark))
     return finished_result(
         artifact,
         reused=reused,
         seconds=time.monotonic() - started,
-        next_commands=[f"vqa extract-frames --benchmark {benchmark} --for BACKBONE --frames 32"],
+        next_commands=[
+            f"vqa extract-features --benchmark {benchmark} --backbone tiny --from-videos"
+        ],
         notes=notes,
         details=details,
     )

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field
 
 from stages.artifacts.clips import Failure
+from stages.artifacts.halving import in_smaller_batches, smaller_batch_size
 from stages.artifacts.lookup import NO_WEIGHTS
 from stages.artifacts.pseudo_labels import STEM, encode_pseudo_labels
 from stages.artifacts.questions import write_failures
@@ -30,7 +32,10 @@ from stages.benchmarks.questions import Question
 from stages.core.config import Config
 from stages.core.device import resolve_device, torch_version
 from stages.core.errors import DataError, MissingInput, UsageError
+from stages.core.memory import Peak, require_room
+from stages.core.out_of_memory import room_for
 from stages.core.runtime import Runtime
+from stages.engines import Build, Built, ShardWork, build_shards
 from stages.models.backbones.catalog import (
     backbone_fingerprint,
     backbone_host,
@@ -38,10 +43,12 @@ from stages.models.backbones.catalog import (
     backbone_path,
 )
 from stages.models.backbones.folder import BackboneFolder
+from stages.models.memory import answering_peak
 from stages.models.sevila import PseudoLabels, SevilaConfig
 from stages.systems.build import load_sevila
 from stages.systems.clip_cache import ClipCache
 from stages.systems.inputs import EvaluateInputs, find_inputs
+from stages.systems.memory import precision_of
 from stages.systems.tuning import seen_frames
 
 STAGE = "pseudo-label"
@@ -180,18 +187,47 @@ def pseudo_label(
     Raises:
         UsageError: No question of the split can be labelled in this way. A single such question is
             a failed row instead.
+        OutOfMemory: Not even one question fits; larger batches are halved, as another version.
     """
+    return in_smaller_batches(
+        lambda one: _pseudo_label(workspace, inputs, one, runtime),
+        config,
+        smaller_batch_size,
+        lambda one: _peak(inputs, one),
+    )
+
+
+def _peak(inputs: EvaluateInputs, config: PseudoLabelConfig) -> Peak:
+    """Every frame of a batch is read by T5 alone."""
+    made = inputs.weights.config if inputs.weights else {}
+    return answering_peak(
+        BackboneFolder(backbone_path(inputs.backbone)).config,
+        device=config.device,
+        batch=config.batch_size,
+        seen=config.frames,
+        kept=1,
+        half=precision_of(made, config.precision) != "float32",
+        scores_frames=True,
+        budget=int(config.model.get("row_budget", made.get("model", {}).get("row_budget", 256))),
+    )
+
+
+def _pseudo_label(
+    workspace: Workspace, inputs: EvaluateInputs, config: PseudoLabelConfig, runtime: Runtime
+) -> StageResult:
     started = time.monotonic()
     request, notes = _request(config, inputs, runtime), _notes(inputs)
     existing = reusable(workspace, request, runtime)
     if existing is not None:
         return _result(existing, True, started, notes)
+    device = resolve_device(runtime.device)
+    require_room(_peak(inputs, config), device)
     run = _Run(inputs, config, runtime)
     draft = workspace.draft(request, force=runtime.force)
     sharded = ShardedDraft(draft, len(run.parts), STEM, ".parquet", runtime.shards)
     sharded.announce(run.total)
-    run.load()
-    sharded.run_passes(lambda claims: run.build(sharded, claims))
+    shards = _Shards(sharded, inputs, config, run)
+    build_shards(ShardWork(sharded, run.total, "questions", shards.open, device.type), runtime)
     artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, inputs.backbone))
     if artifact is None:
         counts = sharded.item_counts(run.total)
@@ -216,6 +252,7 @@ def plan(
         "frames": usable * config.frames,
         "shards": len(run.parts),
         "forward_passes": 0 if existing else math.ceil(usable / config.batch_size),
+        "memory": _peak(inputs, config).as_json(),
     }
 
 
@@ -241,6 +278,26 @@ def _notes(inputs: EvaluateInputs) -> list[str]:
 
 
 # --- labelling -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Shards:
+    """How the shards of one pseudo-labels artifact are built, in whatever process."""
+
+    sharded: ShardedDraft
+    inputs: EvaluateInputs
+    config: PseudoLabelConfig
+    run: _Run | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "run": None}  # open files stay with their process
+
+    @contextmanager
+    def open(self, runtime: Runtime) -> Iterator[Build]:
+        """Load the answerer."""
+        run = self.run or _Run(self.inputs, self.config, runtime)
+        run.load()
+        yield lambda claims: run.build(self.sharded, claims)
 
 
 class _Run:
@@ -288,17 +345,17 @@ class _Run:
         # In the half precisions the reference labels frames with float32 tokens before T5.
         self.tokens = ClipCache(lambda seen: self.model.answerer_tokens(seen, uniform=True))
 
-    def build(self, sharded: ShardedDraft, claims: Iterator[Claim]) -> int:
+    def build(self, sharded: ShardedDraft, claims: Iterator[Claim]) -> Iterator[Built]:
         """Label and commit every claimed shard."""
-        count = 0
         for claim in claims:
+            before = self.labelled
             try:
-                records, facts = self._shard(self.parts[claim.shard])
+                with room_for(f"{self.config.batch_size} questions"):
+                    records, facts = self._shard(self.parts[claim.shard])
                 sharded.commit(claim, encode_pseudo_labels(records), facts)
             finally:
                 claim.lock.release()
-            count += 1
-        return count
+            yield Built(claim.shard, self.labelled - before)
 
     def _shard(self, part: Sequence[int]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         problems = {index: self.problem(index) for index in part}

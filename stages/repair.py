@@ -267,9 +267,17 @@ def _report(
 ) -> None:
     shown = [inputs[role] for role in sorted(inputs) if role.startswith("predictions-")]
     count = artifact.config["num_questions"]
-    # Blind runs that came later are not on the page.
+    if report.report_config(report.questions_of(workspace, shown), count).as_json() != (
+        artifact.config
+    ):
+        raise DataError(
+            f"{artifact.id}: this version of the tool draws another page",
+            "vqa report writes one",
+        )
+    # Blind runs that came later are not on the page, nor are later times of its inputs.
     known = sorted(inputs.values(), key=lambda item: item.manifest["created"])
-    report.write_report(workspace, shown, runtime, count, blind=known)
+    host = artifact.manifest["host"].get("shown")
+    report.write_report(workspace, shown, runtime, count, blind=known, host=host)
 
 
 def _metrics(

@@ -1,88 +1,59 @@
-"""One self-contained HTML page: the table of systems and questions with the frames they looked at.
+"""One self-contained HTML page: systems beside each other, and every question with its frames.
 
-Reads: predictions, and the videos they are about.   Writes: report (`index.html`). Where a system
-answered without the videos too, the page says what it lost.
+Reads: predictions and all that they were made from, and the videos.   Writes: report
+(`index.html`). What is on the page is gathered by `stages.reporting` and drawn by
+`stages.report_page`.
+
+The page shows times that the host decided: model time a question, when artifacts were made, how
+long training took. They are no part of the fingerprint, so an equal request is answered by the page
+that is there; the manifest keeps them, so that a damaged page is made again with the same bytes.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, StrictUndefined
-from PIL import Image
-
 from stages.artifacts import atomic
-from stages.artifacts.predictions import prediction_records
-from stages.artifacts.questions import video_records
 from stages.artifacts.result import StageResult, finished_result
-from stages.artifacts.store import Artifact, Request, Workspace
-from stages.benchmarks.batches import load_questions
-from stages.benchmarks.questions import Question
+from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.core.config import Config
 from stages.core.errors import MissingInput, UsageError
 from stages.core.runtime import Runtime
-from stages.systems.language_only import blind_twins, language_only
-from stages.video.clips import clip_spans, video_works
-from stages.video.pool import DecodePool
-from stages.video.resize import FrameFormat
-from stages.video.tasks import Decoded, DecodeTask, ExactFrames
+from stages.report_page.render import render
+from stages.reporting.ancestry import Ancestry, HostFacts
+from stages.reporting.drops import BlindDrop, find_drops
+from stages.reporting.evaluations import unique_names
+from stages.reporting.gather import gather, published_on
+from stages.reporting.strips import picture_format
+from stages.video import decoder_identity
 
 PAGE = "index.html"
-IMAGE_SIZE = 96
-MAX_STRIP = 16
-"""A system that keeps more frames shows none: they would be most of the video."""
+NUM_QUESTIONS = 200
+"""Questions shown with their frames, unless asked otherwise."""
+PAGE_SIGN = b"<title>vqa: "
+"""What every page has among its first `SIGN_WITHIN` bytes."""
+SIGN_WITHIN = 2000
+SOURCE_SUFFIXES = (".j2", ".css", ".js", ".py")
 
 
 class ReportConfig(Config):
     """What decides the bytes of a report, besides the predictions."""
 
-    num_questions: int = 20
+    num_questions: int = NUM_QUESTIONS
     """Questions shown with their frames."""
     template: str
-    """Sha256 of the page's template."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One system's answer to one question, ready for the page."""
-
-    system: str
-    answer: str
-    correct: bool | None
-    status: str
-    images: list[tuple[str, float, bool]]
-    """(data URI, seconds, inside a true span)."""
-
-
-@dataclass(frozen=True)
-class BlindDrop:
-    """One system with the videos and without them.
-
-    Attributes:
-        system: What the page calls it.
-        blind: The predictions without the videos.
-        found: From `systems.language_only`.
-    """
-
-    system: str
-    blind: Artifact
-    found: dict[str, Any]
-
-    @property
-    def how(self) -> str:
-        """What was shown in place of the videos."""
-        return str(self.blind.config["blind"])
-
-    def as_json(self) -> dict[str, Any]:
-        """For the JSON."""
-        return {"system": self.system, "how": self.how, "artifact": self.blind.id, **self.found}
+    """Sha256 of everything that draws the page."""
+    published: str
+    """Sha256 of the published rows beside ours."""
+    decoder: dict[str, str]
+    """What decodes the frames, and its versions."""
+    pictures: dict[str, str]
+    """What encodes them."""
 
 
 def find_predictions(workspace: Workspace, references: Sequence[str]) -> list[Artifact]:
@@ -93,7 +64,8 @@ def find_predictions(workspace: Workspace, references: Sequence[str]) -> list[Ar
         UsageError: They are about different questions.
     """
     if references:
-        chosen = [workspace.by_reference("predictions", name) for name in references]
+        named = [workspace.by_reference("predictions", name) for name in references]
+        chosen = list({item.id: item for item in named}.values())
     else:
         chosen = workspace.finished("predictions")
         chosen = [item for item in chosen if _questions_id(item) == _questions_id(chosen[-1])]
@@ -109,13 +81,41 @@ def _questions_id(predictions: Artifact) -> str:
     return str(record["id"])
 
 
+def questions_of(workspace: Workspace, predictions: Sequence[Artifact]) -> Artifact:
+    """The questions that all of `predictions` answer (`MissingInput` if they are gone)."""
+    return workspace.open(workspace.root / "questions" / _questions_id(predictions[0]))
+
+
+def report_config(questions: Artifact, num_questions: int) -> ReportConfig:
+    """The configuration of a page about `questions`, as this version makes it."""
+    return ReportConfig(
+        num_questions=num_questions,
+        template=atomic.sha256_json(_page_sources()),
+        published=atomic.sha256_json([asdict(row) for row in published_on(questions)]),
+        decoder=decoder_identity(),
+        pictures=picture_format(),
+    )
+
+
+def _page_sources() -> dict[str, str]:
+    """Every file that has a say in how the page looks."""
+    folder = resources.files("stages.report_page")
+    return {
+        file.name: file.read_text("utf-8")
+        for file in sorted(folder.iterdir(), key=lambda file: file.name)
+        if file.name.endswith(SOURCE_SUFFIXES)
+    }
+
+
 def write_report(
     workspace: Workspace,
     predictions: Sequence[Artifact],
     runtime: Runtime,
-    num_questions: int = 20,
+    num_questions: int = NUM_QUESTIONS,
     *,
     blind: Sequence[Artifact] | None = None,
+    host: HostFacts | None = None,
+    out: Path | None = None,
 ) -> StageResult:
     """Write the page about `predictions`, which are all about the same questions.
 
@@ -125,209 +125,102 @@ def write_report(
         runtime: How to run.
         num_questions: Questions shown with their frames.
         blind: Where to look for the same systems without the videos; none: in the workspace.
+        host: Times that a page made before shows; none: those of the manifests.
+        out: Where to put a copy of the page, too.
+
+    Raises:
+        UsageError: `out` is there and no report page, and `runtime.force` is not set.
+        MissingInput: The questions are gone.
     """
     started = time.monotonic()
-    template = (resources.files("stages.report_page") / "page.html.j2").read_text("utf-8")
-    config = ReportConfig(num_questions=num_questions, template=atomic.sha256_json(template))
-    questions = workspace.open(workspace.root / "questions" / _questions_id(predictions[0]))
-    inputs = {f"predictions-{number:02d}": item for number, item in enumerate(predictions)}
+    if out is not None:
+        refuse_foreign(out, force=runtime.force)
+    questions = questions_of(workspace, predictions)
+    config = report_config(questions, num_questions)
     candidates = workspace.finished("predictions") if blind is None else blind
-    drops = _drops(questions, predictions, candidates)
-    further = [drop.blind for drop in drops if drop.blind.id not in {p.id for p in predictions}]
-    inputs |= {f"blind-{number:02d}": item for number, item in enumerate(further)}
-    label = f"{questions.config['benchmark']}-{questions.config['split']}"
-    request = Request("report", runtime.name or label, config.as_json(), inputs)
+    drops = find_drops(questions, predictions, candidates)
+    request = _request(questions, predictions, drops, config, runtime)
     with workspace.exclusive(request, force=runtime.force) as (draft, done):
-        if done is None:
-            page = _render(template, questions, predictions, drops, config, runtime)
-            atomic.write_text(draft.path / PAGE, page)
-            counts = {"total": len(predictions), "done": len(predictions), "failed": 0}
-            artifact = draft.finish(counts)
-        else:
-            artifact = done
-    return finished_result(
-        artifact,
-        reused=done is not None,
-        seconds=time.monotonic() - started,
-        next_commands=[],
-        notes=[f"open {artifact.path / PAGE}"],
-        details={
-            "page": str(artifact.path / PAGE),
-            "language_only": [drop.as_json() for drop in drops],
-        },
-    )
+        artifact = done
+        if artifact is None:
+            ancestry = Ancestry(workspace, predictions, host)
+            artifact = _write(draft, questions, predictions, drops, config, ancestry, runtime)
+    if out is not None:
+        atomic.make_directory(out.parent)
+        atomic.write_bytes(out, (artifact.path / PAGE).read_bytes())
+    return _result(workspace, artifact, predictions, drops, out, done is not None, started)
 
 
-def _render(
-    template: str,
+def _request(
     questions: Artifact,
     predictions: Sequence[Artifact],
     drops: Sequence[BlindDrop],
     config: ReportConfig,
     runtime: Runtime,
-) -> str:
-    """The page; every text goes through autoescaping."""
-    asked = load_questions(questions)
-    answers = [
-        {record["question_id"]: record for record in prediction_records(item)}
-        for item in predictions
-    ]
-    chosen = spread(asked, config.num_questions)
-    # The frames of a blind run were never looked at.
-    seeing = [
-        records
-        for item, records in zip(predictions, answers, strict=True)
-        if not item.config.get("blind")
-    ]
-    images = _frame_images(questions, chosen, seeing, runtime)
-    shown = [
-        {
-            "question": question,
-            "spans": question.spans,
-            "truth": question.target_text,
-            "answers": [
-                _shown(
-                    short_name(item),
-                    question,
-                    records.get(question.question_id),
-                    {} if item.config.get("blind") else images,
-                )
-                for item, records in zip(predictions, answers, strict=True)
-            ],
-        }
-        for question in chosen
-    ]
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    return environment.from_string(template).render(
-        title=f"{questions.config['benchmark']} {questions.config['split']}",
-        systems=[_system_row(item) for item in predictions],
-        types=sorted({name for item in predictions for name in _by_type(item)}),
-        drops=drops,
-        drop_types=sorted({name for drop in drops for name in drop.found["by_type"]}),
-        shown=shown,
-        num_questions=len(asked),
-        coverage=questions.manifest["coverage"]["videos"],
+) -> Request:
+    inputs = {f"predictions-{number:02d}": item for number, item in enumerate(predictions)}
+    further = [drop.blind for drop in drops if drop.blind.id not in {p.id for p in predictions}]
+    inputs |= {f"blind-{number:02d}": item for number, item in enumerate(further)}
+    label = f"{questions.config['benchmark']}-{questions.config['split']}"
+    return Request("report", runtime.name or label, config.as_json(), inputs)
+
+
+def _write(
+    draft: Draft,
+    questions: Artifact,
+    predictions: Sequence[Artifact],
+    drops: Sequence[BlindDrop],
+    config: ReportConfig,
+    ancestry: Ancestry,
+    runtime: Runtime,
+) -> Artifact:
+    found = gather(ancestry, questions, predictions, drops, config.num_questions, runtime)
+    atomic.write_text(draft.path / PAGE, render(found.page))
+    counts = {"total": len(predictions), "done": len(predictions), "failed": 0}
+    return draft.finish(
+        counts,
+        extra={"shown": len(found.page.shown), "left_out": found.notes},
+        host={"shown": found.host},
     )
 
 
-def _drops(
-    questions: Artifact, predictions: Sequence[Artifact], candidates: Sequence[Artifact]
-) -> list[BlindDrop]:
-    """What each system loses without the videos, where that is known."""
-    pairs = [(item, blind) for item in predictions for blind in blind_twins(candidates, item)]
-    measured = [
-        BlindDrop(short_name(seeing), blind, language_only(questions, seeing, blind))
-        for seeing, blind in pairs
-    ]
-    return [drop for drop in measured if drop.found]
-
-
-def short_name(predictions: Artifact) -> str:
-    """The label without the benchmark and split that the page's title names."""
-    config = predictions.config
-    return predictions.label.removeprefix(f"{config['benchmark']}-{config['split']}-")
-
-
-def spread(questions: Sequence[Question], count: int) -> list[Question]:
-    """`count` questions spread evenly over the split."""
-    if len(questions) <= count:
-        return list(questions)
-    return [questions[int(i)] for i in np.linspace(0, len(questions) - 1, count)]
-
-
-def _by_type(predictions: Artifact) -> dict[str, float]:
-    return dict(predictions.manifest["metrics"].get("by_type", {}))
-
-
-def _system_row(predictions: Artifact) -> dict[str, Any]:
-    return {
-        "name": short_name(predictions),
-        "config": predictions.config,
-        "metrics": predictions.manifest["metrics"],
-        "tally": predictions.manifest["tally"],
-        "by_type": _by_type(predictions),
+def _result(
+    workspace: Workspace,
+    artifact: Artifact,
+    predictions: Sequence[Artifact],
+    drops: Sequence[BlindDrop],
+    out: Path | None,
+    reused: bool,
+    started: float,
+) -> StageResult:
+    page = artifact.path / PAGE
+    names = unique_names(predictions, Ancestry(workspace, predictions))
+    named = dict(zip((item.id for item in predictions), names, strict=True))
+    details: dict[str, Any] = {
+        "page": str(page),
+        "bytes": artifact.manifest["files"][PAGE]["size"],
+        "shown": artifact.manifest["shown"],
+        "language_only": [drop.as_json(named[drop.seeing.id]) for drop in drops],
+        **({"out": str(out)} if out is not None else {}),
     }
+    return finished_result(
+        artifact,
+        reused=reused,
+        seconds=time.monotonic() - started,
+        next_commands=[],
+        notes=[*artifact.manifest["left_out"], f"open {out or page}"],
+        details=details,
+    )
 
 
-def _shown(
-    system: str,
-    question: Question,
-    record: dict[str, Any] | None,
-    images: dict[tuple[str, int], str],
-) -> Shown:
-    if record is None or record["status"] == "failed":
-        return Shown(system, record["reason"] if record else "no row", None, "failed", [])
-    text = _answer_text(question, record)
-    strip = [
-        (images[question.video, frame], seconds, _inside(seconds, question))
-        for frame, seconds in zip(_strip_frames(record), record["times"], strict=False)
-        if (question.video, frame) in images
-    ]
-    return Shown(system, text, record["correct"], record["status"], strip)
-
-
-def _answer_text(question: Question, record: dict[str, Any]) -> str:
-    """An option, a text, or where the best span lies."""
-    if "windows" in record:
-        spans = [f"{start:.1f} - {end:.1f} s" for start, end, _ in record["windows"]]
-        return spans[0] if spans else "no span"
-    answer = record["prediction"]
-    return question.options[answer] if isinstance(answer, int) and question.options else str(answer)
-
-
-def _strip_frames(record: dict[str, Any] | None) -> list[int]:
-    """Frames of one answer that are shown."""
-    if record is None or len(record["frames"]) > MAX_STRIP:
-        return []
-    return list(record["frames"])
-
-
-def _inside(seconds: float, question: Question) -> bool:
-    return any(low <= seconds <= high for low, high in question.spans)
-
-
-def _frame_images(
-    questions: Artifact,
-    chosen: Sequence[Question],
-    answers: Sequence[dict[str, dict[str, Any]]],
-    runtime: Runtime,
-) -> dict[tuple[str, int], str]:
-    """(video, frame) -> data URI of every frame that a system kept for a shown question."""
-    wanted: dict[str, set[int]] = {}
-    for question in chosen:
-        for records in answers:
-            record = records.get(question.question_id)
-            wanted.setdefault(question.video, set()).update(_strip_frames(record))
-    images: dict[tuple[str, int], str] = {}
-    for video, batch in _decode(questions, wanted, runtime):
-        for frame, pixels in zip(batch.indices.tolist(), batch.frames, strict=True):
-            images[video, frame] = data_uri(pixels)
-    return images
-
-
-def _decode(
-    questions: Artifact, wanted: dict[str, set[int]], runtime: Runtime
-) -> Iterator[tuple[str, Any]]:
-    spans = [span for span in clip_spans(questions) if wanted.get(span.video)]
-    works = video_works(questions, spans, video_records(questions))
-    tasks = [
-        DecodeTask(
-            work.video,
-            work.path,
-            (ExactFrames(tuple(sorted(wanted[work.video]))),),
-            FrameFormat.squash(IMAGE_SIZE),
-        )
-        for work in works
-        if work.path is not None
-    ]
-    with DecodePool(runtime.num_workers) as pool:
-        for result in pool.imap(tasks):
-            if isinstance(result, Decoded):
-                yield result.key, result.batch
-
-
-def data_uri(pixels: np.ndarray) -> str:
-    """A uint8 [H, W, 3] picture as a PNG data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def refuse_foreign(path: Path, *, force: bool) -> None:
+    """Raise `UsageError` for a file that is no report page, unless it may be overwritten."""
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder", f"--out {path / PAGE}")
+    if force or not path.exists():
+        return
+    with path.open("rb") as file:
+        if PAGE_SIGN not in file.read(SIGN_WITHIN):
+            raise UsageError(
+                f"--out {path} is there already, and no report page", "another name, or --force"
+            )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 
 from stages.artifacts import atomic
 from stages.artifacts.clips import ClipSpan, Failure
+from stages.artifacts.halving import in_smaller_batches, smaller_batch_size
 from stages.artifacts.predictions import (
     METRICS_FILE,
     PREDICTIONS_TABLE,
@@ -41,12 +43,16 @@ from stages.benchmarks.scorers.rows import row_of
 from stages.benchmarks.statistics import tally
 from stages.core.device import resolve_device
 from stages.core.errors import DataError, UsageError
+from stages.core.memory import require_room
+from stages.core.out_of_memory import room_for
 from stages.core.runtime import Runtime
+from stages.engines import Build, Built, ShardWork, Spent, build_shards
 from stages.models.backbones.catalog import backbone_host, backbone_path
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.sentences import Sentences
 from stages.models.videodistill_config import VideoDistillConfig
 from stages.systems.inputs import EvaluateConfig, EvaluateInputs
+from stages.systems.memory import evaluation_peak
 from stages.systems.retrieval import Candidates, PairScorer, pair_flops, text_problem
 from stages.systems.videodistill import load_network, reading_of
 
@@ -62,20 +68,36 @@ def evaluate(
         UsageError: Another system than VideoDistill, weights without a head that matches, another
             selector than its own, or a blind run: without videos there is nothing to rank.
         DataError: No text of the split has a video with features.
+        OutOfMemory: Not even one pair fits; larger batches are halved, as another version.
     """
+    return in_smaller_batches(
+        lambda one: _rank(workspace, inputs, one, runtime),
+        config,
+        smaller_batch_size,
+        lambda one: evaluation_peak(inputs, one, resolve_device(runtime.device).type),
+    )
+
+
+def _rank(
+    workspace: Workspace, inputs: EvaluateInputs, config: EvaluateConfig, runtime: Runtime
+) -> StageResult:
     started = time.monotonic()
     _refuse_impossible(inputs, config)
     request, notes = _request(config, inputs, runtime), inputs.notes()
     existing = reusable(workspace, request, runtime)
     if existing is not None:
         return _result(existing, True, started, notes)
+    device = resolve_device(runtime.device)
+    require_room(evaluation_peak(inputs, config, device.type), device)
     split = _Split.of(inputs, config)
     draft = workspace.draft(request, force=runtime.force)
     sharded = ShardedDraft(draft, len(split.parts), STEM, ".parquet", runtime.shards)
-    run = _Run(split, config, inputs, runtime)
     sharded.announce(len(split.questions))
-    sharded.run_passes(lambda claims: run.build(sharded, claims))
-    artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, split, run.host()))
+    shards = _Shards(sharded, config, inputs, split)
+    pairs = split.num_texts * len(split.candidates)
+    spent = build_shards(ShardWork(sharded, pairs, "pairs", shards.open, device.type), runtime)
+    host = _host(spent, inputs)
+    artifact = sharded.finish_if_complete(lambda: _finish(draft, sharded, split, host))
     if artifact is None:
         counts = sharded.item_counts(len(split.questions))
         unfinished = unfinished_result(draft, counts, time.monotonic() - started)
@@ -102,6 +124,7 @@ def plan(
         "gflop_per_pair": _flops(inputs) / 1e9,
         "tflop": pairs * _flops(inputs) / 1e12,
         "shards": len(split.parts),
+        "memory": evaluation_peak(inputs, config, resolve_device(runtime.device).type).as_json(),
     }
 
 
@@ -197,14 +220,34 @@ class _Split:
         return [ClipSpan(0, *key).id for key in self.candidates.keys]
 
 
+@dataclass
+class _Shards:
+    """How the shards of one ranking are built, in whatever process."""
+
+    sharded: ShardedDraft
+    config: EvaluateConfig
+    inputs: EvaluateInputs
+    split: _Split | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "split": None}  # open files stay with their process
+
+    @contextmanager
+    def open(self, runtime: Runtime) -> Iterator[Build]:
+        """Load the network and open the features."""
+        split = self.split or _Split.of(self.inputs, self.config)
+        run = _Run(split, self.config, self.inputs, runtime)
+        yield lambda claims: run.build(self.sharded, claims)
+
+
 class _Run:
-    """The loaded network and how long it took."""
+    """The loaded network and how many pairs it has scored."""
 
     def __init__(
         self, split: _Split, config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime
     ) -> None:
         assert inputs.weights is not None
-        self.split, self.config, self.inputs, self.runtime = split, config, inputs, runtime
+        self.split, self.config, self.runtime = split, config, runtime
         device = resolve_device(runtime.device)
         torch.manual_seed(config.seed)
         network = load_network(
@@ -217,33 +260,25 @@ class _Run:
             config.batch_size,
             inputs.weights.config["training"]["precision"],
         )
-        self.seconds, self.pairs = 0.0, 0
+        self.pairs = 0
 
-    def build(self, sharded: ShardedDraft, claims: Iterator[Claim]) -> int:
+    def build(self, sharded: ShardedDraft, claims: Iterator[Claim]) -> Iterator[Built]:
         """Score and commit every claimed shard."""
-        count = 0
         for claim in claims:
+            before = self.pairs
             try:
-                records = self._shard(claim.shard)
+                with room_for(f"{self.config.batch_size} pairs"):
+                    records, seconds = self._shard(claim.shard)
                 failed = sum(record["status"] == "failed" for record in records)
                 counts = {"done": len(records) - failed, "failed": failed}
                 data = encode_predictions(records, True)
                 sharded.commit(claim, data, {"records": records, "counts": counts})
             finally:
                 claim.lock.release()
-            count += 1
-        return count
+            yield Built(claim.shard, self.pairs - before, seconds)
 
-    def host(self) -> dict[str, Any]:
-        """Time per pair, of what this run scored."""
-        per_pair = 1000 * self.seconds / self.pairs if self.pairs else None
-        return {
-            "ms_per_pair": per_pair,
-            "pairs_in_this_run": self.pairs,
-            **backbone_host(self.inputs.backbone),
-        }
-
-    def _shard(self, number: int) -> list[dict[str, Any]]:
+    def _shard(self, number: int) -> tuple[list[dict[str, Any]], float]:
+        """The rows of a shard, and the network's time in seconds."""
         split, places = self.split, self.split.parts[number]
         ranked = [index for index in places if index not in split.problems]
         texts = [split.questions[index].question.strip() for index in ranked]
@@ -260,9 +295,9 @@ class _Run:
         )
         started = time.monotonic()
         scores = self.scorer.scores(texts, split.candidates.clips, split.data.reader, tell)
-        self.seconds += time.monotonic() - started
+        seconds = time.monotonic() - started
         rows = dict(zip(ranked, scores, strict=True)) if ranked else {}
-        return [self._record(index, rows.get(index)) for index in places]
+        return [self._record(index, rows.get(index)) for index in places], seconds
 
     def _record(self, index: int, scores: Floats | None) -> dict[str, Any]:
         question = self.split.questions[index]
@@ -299,6 +334,15 @@ class _Run:
 
 
 # --- finishing -----------------------------------------------------------------------------------
+
+
+def _host(spent: Spent, inputs: EvaluateInputs) -> dict[str, Any]:
+    """Time per pair, of what this run scored."""
+    return {
+        "ms_per_pair": 1000 * spent.seconds / spent.items if spent.items else None,
+        "pairs_in_this_run": spent.items,
+        **backbone_host(inputs.backbone),
+    }
 
 
 def _finish(draft: Draft, sharded: ShardedDraft, split: _Split, host: dict[str, Any]) -> Artifact:

@@ -16,7 +16,9 @@ from stages.models.vlap import VlapTeacher
 from stages.systems.tuning import TuneAccuracy, vlap_of
 from stages.training.inputs import TrainingInputs, count_of, events_folder, stored_frames
 from stages.training.loop import Fit
+from stages.training.memory import require_training_room
 from stages.training.run import reuse_weights, run_training
+from stages.training.smaller import train_in_smaller_batches
 from stages.training.vlap import VlapStageConfig
 from stages.training.vlap_setup import VlapSetup, stage_config, vlap_plan, vlap_state
 
@@ -39,12 +41,29 @@ def train_teacher(
         runtime: How to run.
         tensorboard: Write event files below the workspace's `.logs`; an extra.
     """
+    return train_in_smaller_batches(
+        lambda given: _train(workspace, inputs, given, runtime, tensorboard),
+        values,
+        lambda given: _request(inputs, given, runtime)[0],
+        inputs.backbone,
+        runtime.device,
+    )
+
+
+def _train(
+    workspace: Workspace,
+    inputs: TrainingInputs,
+    values: dict[str, Any],
+    runtime: Runtime,
+    tensorboard: bool,
+) -> StageResult:
     config, request = _request(inputs, values, runtime)
     following = [f"vqa distill --benchmark {config.benchmark} --keep 4"]
     notes = inputs.notes()
     reused = reuse_weights(workspace, request, runtime, following, notes)
     if reused is not None:
         return reused
+    require_training_room(request, inputs.backbone, runtime)
     events = events_folder(workspace, request, tensorboard)
     setup = VlapSetup.make(config, inputs, runtime, events)
 
@@ -78,7 +97,7 @@ def plan(
 ) -> dict[str, Any]:
     """What `train_teacher` would read and do; writes nothing."""
     config, request = _request(inputs, values, runtime)
-    return vlap_plan(workspace, request, config, inputs)
+    return vlap_plan(workspace, request, config, inputs, runtime.device)
 
 
 def _request(

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stages.artifacts import atomic
+from stages.artifacts.halving import in_smaller_batches
 from stages.artifacts.lookup import NO_WEIGHTS
 from stages.artifacts.result import StageResult
 from stages.artifacts.store import Artifact, Request, Workspace
@@ -22,7 +23,9 @@ from stages.artifacts.weights import read_weights
 from stages.benchmarks.batches import QuestionFeatures, load_questions
 from stages.benchmarks.manifest import load_manifest
 from stages.benchmarks.vocabulary import AnswerVocabulary
-from stages.core.errors import DataError
+from stages.core.device import resolve_device
+from stages.core.errors import DataError, OutOfMemory
+from stages.core.memory import Peak
 from stages.core.runtime import Runtime
 from stages.models.videodistill import Task, VideoDistill, load_weights
 from stages.systems.face import System
@@ -30,9 +33,11 @@ from stages.systems.retrieval import TuneRecall
 from stages.systems.tuning import TuneAccuracy
 from stages.systems.videodistill import READ_BY_TASK, VOCABULARY_FILE, videodistill_system
 from stages.training.inputs import TrainingInputs, events_folder, request_plan
-from stages.training.loop import STATE_FILE, Fit
+from stages.training.loop import STATE_FILE, Fit, TrainingConfig
+from stages.training.memory import require_training_room, weights_peak
 from stages.training.run import reuse_weights, run_training
 from stages.training.sampler_start import start_sampler
+from stages.training.smaller import named, smaller_training
 from stages.training.videodistill import (
     StageTask,
     VideoDistillData,
@@ -47,6 +52,9 @@ from stages.training.videodistill_setup import (
     vocabulary_of,
 )
 
+COMPARE_WITHIN_A_BATCH: tuple[StageTask, ...] = ("contrastive", "matching", "captions")
+"""Tasks whose losses hold the texts and videos of a batch against each other: half of a batch is
+another loss."""
 NETWORK_TASKS: dict[StageTask, Task] = {
     "open-ended": "open-ended",
     "choice": "choice",
@@ -170,12 +178,49 @@ def train(
         training: From `decide`.
         runtime: How to run.
         tensorboard: Write event files below the workspace's `.logs`; an extra.
+
+    Raises:
+        OutOfMemory: There is no smaller batch, or the loss compares the questions of a batch.
     """
+    return in_smaller_batches(
+        lambda one: _train(workspace, one, runtime, tensorboard),
+        training,
+        _smaller,
+        lambda one: _peak(one, runtime),
+    )
+
+
+def _peak(training: Training, runtime: Runtime) -> Peak:
+    device = resolve_device(runtime.device).type
+    return weights_peak(training.config.as_json(), training.inputs.backbone, device)
+
+
+def _smaller(training: Training) -> tuple[Training, str] | None:
+    """The same with half the micro-batch, unless the batch is part of the loss."""
+    task = training.config.task
+    if task in COMPARE_WITHIN_A_BATCH:
+        raise OutOfMemory(
+            f"out of memory, and {task} compares the questions of a batch: half is another loss",
+            "frame_chunk=N saves memory; a smaller training.batch_size is another training",
+        )
+    found = smaller_training(training.config.training)
+    if found is None:
+        return None
+    smaller = TrainingConfig.build({**training.config.training.as_json(), **found})
+    config = training.config.model_copy(update={"training": smaller})
+    request = replace(training.request, config=config.as_json())
+    return replace(training, config=config, request=request), named(found)
+
+
+def _train(
+    workspace: Workspace, training: Training, runtime: Runtime, tensorboard: bool
+) -> StageResult:
     config, request = training.config, training.request
     following, notes = _following(training), training.notes()
     reused = reuse_weights(workspace, request, runtime, following, notes)
     if reused is not None:
         return _with_facts(reused, training)
+    require_training_room(request, training.inputs.backbone, runtime)
     setup = VideoDistillSetup.make(
         config, training.inputs, runtime, events_folder(workspace, request, tensorboard)
     )
@@ -194,7 +239,7 @@ def train(
     return _with_facts(result, training)
 
 
-def plan(workspace: Workspace, training: Training) -> dict[str, Any]:
+def plan(workspace: Workspace, training: Training, device: str = "auto") -> dict[str, Any]:
     """What `train` would read and do; writes nothing and loads no model."""
     config, inputs = training.config, training.inputs
     data = QuestionFeatures(inputs.train_questions, inputs.train_features, config.model.frames)
@@ -204,7 +249,9 @@ def plan(workspace: Workspace, training: Training) -> dict[str, Any]:
         for split, part in training.coverage.items()
     }
     return {
-        **request_plan(workspace, training.request, config.training, len(usable)),
+        **request_plan(
+            workspace, training.request, config.training, len(usable), inputs.backbone, device
+        ),
         "task": config.task,
         **known,
     }

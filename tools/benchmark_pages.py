@@ -152,7 +152,7 @@ def _layouts(manifest: BenchmarkManifest, examples: dict[str, str]) -> list[str]
     for name in manifest.layouts:
         release = manifest.releases.get(name)
         found.append(f"`{name}`" + (f" (release {release})" if release else "") + ", for example:")
-        found.append(f"```\n{examples[name].strip(chr(10))}\n```")
+        found.append(f"```text\n{examples[name].strip(chr(10))}\n```")
     if len(set(manifest.releases.values())) > 1:
         found.append(
             "The releases hold different questions; artifacts of one are never mixed with those of"
@@ -227,7 +227,7 @@ def _commands(manifest: BenchmarkManifest) -> str:
     )
     if manifest.published_as:
         lines.append(f"vqa benchmarks {name} --published")
-    return "```\n" + "\n".join(lines) + "\n```"
+    return "```sh\n" + "\n".join(lines) + "\n```"
 
 
 def _published(manifest: BenchmarkManifest) -> list[str]:

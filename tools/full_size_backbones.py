@@ -47,8 +47,8 @@ from transformers import (
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_tokenizer import BERT_SPECIALS, build_tokenizer, pieces
 
-from stages.bench.sizes import SIZES, backbone_config, clip_config
 from stages.models.backbones.folder import BackboneFolder
+from stages.models.backbones.sizes import SIZES, backbone_config, clip_config
 from stages.models.backbones.text import (
     FLAN_T5_LETTERS,
     FLAN_T5_NO,

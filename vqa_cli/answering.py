@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from stages.artifacts.store import Workspace
-from stages.core.runtime import Runtime
 from vqa_cli.console import Console
 
 if TYPE_CHECKING:
@@ -13,6 +11,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stages.artifacts.result import StageResult
+    from stages.artifacts.store import Workspace
+    from stages.core.runtime import Runtime
     from stages.systems.inputs import EvaluateConfig, EvaluateInputs
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stages.core.errors import UsageError
+from stages.core.errors import MachineError, UsageError, VqaError
+from vqa_cli import completion
 from vqa_cli.console import Console
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
     OUTPUT,
     AnswerOption,
-    BackboneOption,
     DebugOption,
     DecoderOption,
     DeviceOption,
@@ -29,6 +32,7 @@ from vqa_cli.options import (
 from vqa_cli.settings import settings
 
 if TYPE_CHECKING:
+    from stages.artifacts.store import Workspace
     from stages.ask import Asker
     from stages.asking.answers import Answered
     from stages.asking.questions import Asked
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
     from stages.asking.video import SeenVideo, Video
 
 CLIP = "Part of the video"
+WHO = "Who answers"
+SYSTEMS = ("vlap", "sevila", "blip2-concat", "videodistill")
+SELECTS = ("localizer", "prompter", "topk", "atp", "uniform", "random", "all")
 
 VideoArgument = Annotated[
     Path, typer.Argument(help="A video file, or a folder of jpg or png frames.")
@@ -47,7 +54,7 @@ OptionsOption = Annotated[
         "--option",
         "-o",
         metavar="TEXT",
-        help="A possible answer; repeat it. Without any the system writes its own.",
+        help="A possible answer; repeat it. Without any the system writes its own [none].",
     ),
 ]
 QuestionsFileOption = Annotated[
@@ -56,14 +63,17 @@ QuestionsFileOption = Annotated[
         "--questions",
         metavar="FILE",
         help="Many questions instead: JSONL with "
-        "question and options; the video is looked at once.",
+        "question and options; the video is looked at once [none].",
     ),
 ]
 SystemOption = Annotated[
     str | None,
     typer.Option(
         "--system",
+        metavar="NAME",
         help="vlap, sevila, blip2-concat or videodistill [that of --weights, else sevila].",
+        rich_help_panel=WHO,
+        autocompletion=completion.words(*SYSTEMS),
     ),
 ]
 WeightsOption = Annotated[
@@ -73,14 +83,30 @@ WeightsOption = Annotated[
         metavar="ID",
         help="Trained weights of the workspace, or their "
         "folder; none: the backbone as it is [none for sevila and blip2-concat].",
+        rich_help_panel=WHO,
+        autocompletion=completion.ids_of("weights"),
+    ),
+]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        metavar="NAME|FOLDER",
+        help="Backbone name, or a folder in Hugging Face layout [that of --weights, else "
+        "tiny-blip2].",
+        rich_help_panel=WHO,
+        autocompletion=completion.backbones,
     ),
 ]
 SelectOption = Annotated[
     str | None,
     typer.Option(
         "--select",
+        metavar="NAME",
         help="Who keeps frames: localizer, prompter, topk, atp, uniform, "
         "random or all [the system's own].",
+        rich_help_panel=WHO,
+        autocompletion=completion.words(*SELECTS),
     ),
 ]
 SelectorOption = Annotated[
@@ -89,29 +115,54 @@ SelectorOption = Annotated[
         "--selector",
         metavar="ID",
         help="Weights of --select; none: its backbone as it is [none].",
+        rich_help_panel=WHO,
+        autocompletion=completion.ids_of("weights"),
     ),
 ]
 FramesOption = Annotated[
     int | None,
-    typer.Option("--frames", min=1, help="Frames seen [32, or the weights' own]."),
+    typer.Option(
+        "--frames",
+        metavar="N",
+        min=1,
+        help="Frames seen [32, or the weights' own].",
+        rich_help_panel=COMPUTED,
+    ),
 ]
 KeepOption = Annotated[
-    int | None, typer.Option("--keep", min=1, help="Frames kept [4, or the weights' own].")
+    int | None,
+    typer.Option(
+        "--keep",
+        metavar="K",
+        min=1,
+        help="Frames kept [4, or the weights' own].",
+        rich_help_panel=COMPUTED,
+    ),
 ]
 StartOption = Annotated[
     float | None,
-    typer.Option("--start", help="First second that is asked about.", rich_help_panel=CLIP),
+    typer.Option(
+        "--start",
+        metavar="SECONDS",
+        help="First second that is asked about [the video's].",
+        rich_help_panel=CLIP,
+    ),
 ]
 EndOption = Annotated[
     float | None,
-    typer.Option("--end", help="Last second that is asked about.", rich_help_panel=CLIP),
+    typer.Option(
+        "--end",
+        metavar="SECONDS",
+        help="Last second that is asked about [the video's].",
+        rich_help_panel=CLIP,
+    ),
 ]
 SaveOption = Annotated[
     Path | None,
     typer.Option(
         "--save",
         metavar="DIR",
-        help="Write the kept frames there as PNG files.",
+        help="Write the kept frames there as PNG files [written nowhere].",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -120,7 +171,7 @@ HtmlOption = Annotated[
     typer.Option(
         "--html",
         metavar="FILE",
-        help="Write the answers with time line and frames as one page.",
+        help="Write the answers with time line and frames as one page [not written].",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -155,9 +206,8 @@ def ask(
     """Ask about one video: the answer, how sure, and which frames it was read from.
 
     Works at once on the embedded backbone; nothing is written unless you say where.
-
-        vqa ask party.mp4 "What does she pick up?" -o "a cup" -o "a hat" -o "a phone"
     """
+    from stages.asking.outputs import check_html, check_save
     from stages.asking.request import ask_request
     from stages.asking.video import Clip, Video
 
@@ -165,7 +215,10 @@ def ask(
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     asked = _asked(question, options or [], questions)
     clip = Clip(start, end)
-    _check_outputs(save, html)
+    with _writing("--save", save):
+        check_save(video, save)
+    with _writing("--html", html):
+        check_html(video, html)
     root = open_workspace(workspace)
     given: dict[str, Any] = {"frames": frames, "keep": keep, "answer": answer, "seed": seed}
     with Video(video, decoder) as opened:
@@ -180,15 +233,17 @@ def ask(
         )
         opened.probe()
         pending = opened.start_decoding(request.frames, request.backbone, clip)
-        _tell_choices(console, request, weights, root)
+        tell_choices(console, request, weights, root)
 
         from stages.ask import Asker  # torch: seconds, in which the video is decoded
 
         asker = Asker(request, device, opened.identity)
         seen = pending.result()
         answers = _answers(console, asker, seen, asked, refuse=questions is None)
-        files = _save(save, opened, answers)
-        _write_html(html, opened, seen, answers, request)
+        with _writing("--save", save):
+            files = _save(save, opened, answers)
+        with _writing("--html", html):
+            _write_html(html, opened, seen, answers, request)
     if as_json:
         result = _result(request, seen, answers, asker.config.as_json(), files, html)
         console.json(result | {"seconds": round(time.monotonic() - started, 3)})
@@ -224,16 +279,22 @@ def _asked(question: str | None, options: list[str], questions: Path | None) -> 
     return read_questions(questions)
 
 
-def _check_outputs(save: Path | None, html: Path | None) -> None:
-    if save is not None and save.exists() and not save.is_dir():
-        raise UsageError(f"--save {save}: a file, not a folder", "name another folder")
-    if html is not None and html.is_dir():
-        raise UsageError(f"--html {html}: a folder, not a file", f"--html {html / 'answer.html'}")
+@contextmanager
+def _writing(option: str, path: Path | None) -> Iterator[None]:
+    """What the disk says to a place that a person named, with its name."""
+    try:
+        yield
+    except VqaError:
+        raise
+    except OSError as error:
+        words = error.strerror or str(error)
+        raise MachineError(f"{option} {path}: {words}", f"another place for {option}") from None
 
 
-def _tell_choices(
-    console: Console, request: AskRequest, weights: str | None, workspace: Any
+def tell_choices(
+    console: Console, request: AskRequest, weights: str | None, workspace: Workspace
 ) -> None:
+    """Say who answers, and which trained weights could."""
     from stages.asking.request import trained_answerers
 
     for line in request.notes():
@@ -289,27 +350,33 @@ def _result(
             "start": seen.clip.start,
             "end": seen.clip.end,
         },
-        "system": {
-            "name": request.system,
-            "weights": request.weights.id if request.weights else None,
-            "backbone": request.backbone,
-            "select": request.select,
-            "selector": request.selector.id if request.selector else None,
-            "frames": config["frames"],
-            "keep": config["keep"],
-            "answer": config["answer"],
-            "device": config["device"],
-        },
+        "system": system_json(request, config),
         "answers": [item.as_json() for item in answers],
         "saved": {str(frame): str(path) for frame, path in files.items()},
         "html": str(html) if html else None,
     }
 
 
+def system_json(request: AskRequest, config: dict[str, Any]) -> dict[str, Any]:
+    """Who answers."""
+    return {
+        "name": request.system,
+        "weights": request.weights.id if request.weights else None,
+        "backbone": request.backbone,
+        "select": request.select,
+        "selector": request.selector.id if request.selector else None,
+        "frames": config["frames"],
+        "keep": config["keep"],
+        "answer": config["answer"],
+        "device": config["device"],
+    }
+
+
 def _show(console: Console, seen: SeenVideo, answers: list[Answered]) -> None:
     from vqa_cli.timeline import Drawing
 
-    drawing = Drawing(console.data.width, getattr(sys.stdout, "encoding", None))
+    # A stream in memory has no encoding and takes every character.
+    drawing = Drawing(console.data.width, getattr(sys.stdout, "encoding", None) or "utf-8")
     for number, item in enumerate(answers):
         if number:
             console.data.print()

@@ -9,10 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from vqa_cli import completion
+from vqa_cli.catalogue import epilog
 from vqa_cli.console import Console
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
-    WORKSPACE,
+    INPUTS,
+    OUTPUT,
+    RUN,
     DebugOption,
     DeviceOption,
     JsonOption,
@@ -20,8 +25,8 @@ from vqa_cli.options import (
 )
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     help="Measure speed: decoding, cache, vision tower, latency of the systems, training steps.",
-    no_args_is_help=True,
 )
 
 ScratchOption = Annotated[
@@ -31,7 +36,8 @@ ScratchOption = Annotated[
         "-w",
         envvar="VQA_WORKSPACE",
         help="Where temporary files go, if it is there; its disk is what is measured.",
-        rich_help_panel=WORKSPACE,
+        rich_help_panel=OUTPUT,
+        metavar="DIR",
     ),
 ]
 BackboneOption = Annotated[
@@ -40,38 +46,129 @@ BackboneOption = Annotated[
         "--backbone",
         help="tiny, a folder in Hugging Face layout, or random weights: full (the published sizes, "
         "no file is needed) or small.",
+        rich_help_panel=INPUTS,
+        metavar="NAME|FOLDER",
+        autocompletion=completion.backbones,
     ),
 ]
 SevilaBackboneOption = Annotated[
     str | None,
-    typer.Option("--sevila-backbone", help="The BLIP-2 beside an InstructBLIP folder."),
+    typer.Option(
+        "--sevila-backbone",
+        help="The BLIP-2 beside an InstructBLIP folder [that of --backbone].",
+        rich_help_panel=INPUTS,
+        metavar="NAME|FOLDER",
+        autocompletion=completion.backbones,
+    ),
 ]
 PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="float32, bfloat16 or float16 [float32].")
+    str,
+    typer.Option(
+        "--precision",
+        help="float32, bfloat16 or float16 [float32].",
+        rich_help_panel=COMPUTED,
+        metavar="NAME",
+        autocompletion=completion.words("float32", "bfloat16", "float16"),
+    ),
 ]
-FramesOption = Annotated[int, typer.Option("--frames", min=1, help="Frames of a video.")]
-KeepOption = Annotated[int, typer.Option("--keep", min=1, help="Frames kept of them.")]
-VideosOption = Annotated[int, typer.Option("--videos", min=1, help="Videos of a round.")]
+FramesOption = Annotated[
+    int,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames of a video.",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
+]
+KeepOption = Annotated[
+    int,
+    typer.Option(
+        "--keep",
+        min=1,
+        help="Frames kept of them.",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
+]
+VideosOption = Annotated[
+    int,
+    typer.Option(
+        "--videos",
+        min=1,
+        help="Videos of a round.",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
+]
 RoundsOption = Annotated[
-    int, typer.Option("--rounds", min=1, help="Rounds in which the ways take turns.")
+    int,
+    typer.Option(
+        "--rounds",
+        min=1,
+        help="Rounds in which the ways take turns.",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Videos in a forward pass.")]
+BatchOption = Annotated[
+    int,
+    typer.Option(
+        "--batch",
+        min=1,
+        help="Videos in a forward pass.",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
+]
 
 
-@app.command("decode")
+@app.command("decode", epilog=epilog("bench decode"))
 def decode(
     frames: FramesOption = 32,
-    seconds: Annotated[int, typer.Option(min=1, help="Length of a clip in seconds.")] = 30,
-    clips: Annotated[int, typer.Option(min=1, help="Generated files.")] = 4,
-    workers: Annotated[int, typer.Option(min=1, help="Decode processes.")] = 2,
-    decoder: Annotated[str, typer.Option(help="auto, decord or pyav: the pool's.")] = "auto",
+    seconds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Length of a clip in seconds.",
+            rich_help_panel=COMPUTED,
+            metavar="SECONDS",
+        ),
+    ] = 30,
+    clips: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Generated files.",
+            rich_help_panel=COMPUTED,
+            metavar="N",
+        ),
+    ] = 4,
     rounds: RoundsOption = 3,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Decode processes.",
+            rich_help_panel=RUN,
+            metavar="N",
+        ),
+    ] = 2,
+    decoder: Annotated[
+        str,
+        typer.Option(
+            help="auto, decord or pyav: the pool's.",
+            rich_help_panel=RUN,
+            metavar="NAME",
+            autocompletion=completion.decoders,
+        ),
+    ] = "auto",
     workspace: ScratchOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> int:
-    """The decode pool beside processes that only decode. Example: vqa bench decode --workers 2"""
+    """The decode pool beside processes that only decode."""
     from stages.bench.decode import DecodeConfig
     from stages.bench.decode import decode as measure
 
@@ -83,20 +180,28 @@ def decode(
     )
 
 
-@app.command("cache")
+@app.command("cache", epilog=epilog("bench cache"))
 def cache(
     backbone: BackboneOption = "full",
     frames: FramesOption = 32,
     keep: KeepOption = 4,
     videos: VideosOption = 8,
-    loaders: Annotated[int, typer.Option(min=1, help="Loader processes.")] = 4,
+    loaders: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Loader processes.",
+            rich_help_panel=COMPUTED,
+            metavar="N",
+        ),
+    ] = 4,
     rounds: RoundsOption = 5,
     workspace: ScratchOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> int:
-    """Reading stored features beside a memory map. Example: vqa bench cache --videos 24"""
+    """Reading stored features beside a memory map."""
     from stages.bench.cache import CacheConfig
     from stages.bench.cache import cache as measure
 
@@ -106,14 +211,20 @@ def cache(
     return _show(measure(config, _scratch(workspace), _command()), console)
 
 
-@app.command("features")
+@app.command("features", epilog=epilog("bench features"))
 def features(
     backbone: BackboneOption = "tiny",
     precision: PrecisionOption = "float32",
     frames: FramesOption = 32,
     videos: VideosOption = 4,
     decode_workers: Annotated[
-        int, typer.Option(min=0, help="Decode processes measured beside it; 0: none.")
+        int,
+        typer.Option(
+            min=0,
+            help="Decode processes measured beside it; 0: none.",
+            rich_help_panel=COMPUTED,
+            metavar="N",
+        ),
     ] = 1,
     rounds: RoundsOption = 3,
     device: DeviceOption = "auto",
@@ -122,7 +233,7 @@ def features(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> int:
-    """The vision tower against a large product. Example: vqa bench features --backbone full"""
+    """The vision tower against a large product."""
     from stages.bench.features import FeaturesBenchConfig
     from stages.bench.features import features as measure
 
@@ -134,7 +245,7 @@ def features(
     return _show(measure(config, device, _scratch(workspace), _command()), console)
 
 
-@app.command("latency")
+@app.command("latency", epilog=epilog("bench latency"))
 def latency(
     backbone: BackboneOption = "tiny",
     sevila_backbone: SevilaBackboneOption = None,
@@ -148,7 +259,7 @@ def latency(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> int:
-    """Milliseconds per video, the papers' way. Example: vqa bench latency --backbone full"""
+    """Milliseconds per video, the papers' way."""
     from stages.bench.latency import LatencyConfig
     from stages.bench.latency import latency as measure
 
@@ -160,7 +271,7 @@ def latency(
     return _show(measure(config, device, _scratch(workspace), _command()), console)
 
 
-@app.command("train")
+@app.command("train", epilog=epilog("bench train"))
 def train(
     backbone: BackboneOption = "tiny",
     precision: PrecisionOption = "float32",
@@ -174,7 +285,7 @@ def train(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> int:
-    """One training step from the cache and from pixels. Example: vqa bench train --backbone full"""
+    """One training step from the cache and from pixels."""
     from stages.bench.train import TrainBenchConfig
     from stages.bench.train import train as measure
 

@@ -10,8 +10,10 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from vqa_cli import completion
 from vqa_cli.console import Console
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
     DebugOption,
     JsonOption,
@@ -38,9 +40,19 @@ Here = dict[str, "Artifact"]
 
 
 def benchmarks(
-    name: Annotated[str | None, typer.Argument(help="One benchmark in full.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="One benchmark in full [all, in short].", autocompletion=completion.benchmarks
+        ),
+    ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="What papers print, beside your latest results.")
+        bool,
+        typer.Option(
+            "--published",
+            help="What papers print, beside your latest results.",
+            rich_help_panel=COMPUTED,
+        ),
     ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,

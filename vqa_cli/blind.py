@@ -10,6 +10,7 @@ from stages.core.errors import UsageError
 from stages.core.runtime import Runtime
 from vqa_cli.answering import answers_questions
 from vqa_cli.console import Console
+from vqa_cli.options import COMPUTED
 
 if TYPE_CHECKING:
     from stages.artifacts.result import StageResult
@@ -24,10 +25,16 @@ WithBlindOption = Annotated[
     typer.Option(
         "--with-blind",
         help=f"Answer without the videos as well [if there are at most {SMALL:,} questions].",
+        rich_help_panel=COMPUTED,
     ),
 ]
 NoBlindOption = Annotated[
-    bool, typer.Option("--no-blind", help="Answer with the videos alone, however few there are.")
+    bool,
+    typer.Option(
+        "--no-blind",
+        help="Answer with the videos alone, however few there are.",
+        rich_help_panel=COMPUTED,
+    ),
 ]
 
 
@@ -91,9 +98,9 @@ def show_drop(console: Console, result: StageResult) -> None:
         [name, f"{part['drop']:.2f}", _interval(part["ci95"])]
         for name, part in found["drop_by_type"].items()
     ]
-    title = f"points lost without the videos ({found['how']}): {found['accuracy']:.2f} % are left"
+    title = f"accuracy without the videos ({found['how']}): {found['accuracy']:.2f} %"
     console.data.print(title, markup=False, soft_wrap=True)
-    console.table("", ["questions", "drop", "95 % interval"], rows)
+    console.table("", ["questions", "points lost", "95 % interval"], rows)
 
 
 def _interval(ends: list[float] | None) -> str:

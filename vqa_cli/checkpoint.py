@@ -9,10 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from stages.core.errors import UsageError
+from vqa_cli import completion
+from vqa_cli.catalogue import epilog
 from vqa_cli.console import Console
 from vqa_cli.options import (
     ANSWERS,
+    COMPUTED,
     DEFAULT_WORKSPACE,
+    INPUTS,
+    OUTPUT,
     DebugOption,
     DryRunOption,
     ForceOption,
@@ -30,7 +35,6 @@ from vqa_cli.settings import settings
 app = typer.Typer(
     rich_markup_mode="markdown",
     help="Look at SeViLA, ViLA, LAVIS and Hugging Face weights, bring them in, give them back.",
-    no_args_is_help=True,
 )
 
 TARGETS = ("vlap", "sevila", "backbone")
@@ -55,15 +59,31 @@ FilesArgument = Annotated[
 AsOption = Annotated[
     str,
     typer.Option(
-        "--as", help="vlap, sevila, or backbone (a folder).", callback=one_of("--as", TARGETS)
+        "--as",
+        help="vlap, sevila, or backbone (a folder).",
+        callback=one_of("--as", TARGETS),
+        metavar="NAME",
+        autocompletion=completion.words(*TARGETS),
     ),
 ]
 BaseOption = Annotated[
     str,
-    typer.Option("--base", help="Backbone or folder: sizes, head counts and missing towers."),
+    typer.Option(
+        "--base",
+        help="Backbone or folder: sizes, head counts and missing towers.",
+        metavar="NAME|FOLDER",
+        autocompletion=completion.backbones,
+    ),
 ]
 BenchmarkOption = Annotated[
-    str | None, typer.Option("--benchmark", "-b", help="What the weights were trained on.")
+    str | None,
+    typer.Option(
+        "--benchmark",
+        "-b",
+        help="What the weights were trained on [none: needed by vlap and sevila].",
+        metavar="NAME",
+        autocompletion=completion.benchmarks,
+    ),
 ]
 RoleOption = Annotated[
     str | None,
@@ -71,6 +91,9 @@ RoleOption = Annotated[
         "--role",
         help="teacher, start or student; answerer or localizer [what the files hold].",
         callback=one_of("--role", ROLES),
+        rich_help_panel=INPUTS,
+        metavar="NAME",
+        autocompletion=completion.words(*ROLES),
     ),
 ]
 AllowOption = Annotated[
@@ -78,15 +101,40 @@ AllowOption = Annotated[
     typer.Option(
         "--allow-missing",
         metavar="GROUP",
-        help="A group that no file has: the base's own is taken; repeat for several.",
+        help="A group that no file has: the base's own is taken; repeat for several [none].",
+        rich_help_panel=INPUTS,
     ),
 ]
 FramesOption = Annotated[
-    int | None, typer.Option("--frames", min=1, help="Frames the network sees.")
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames the network sees [what the files say; of sevila 32].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
-KeepOption = Annotated[int | None, typer.Option("--keep", min=1, help="Frames it keeps.")]
+KeepOption = Annotated[
+    int | None,
+    typer.Option(
+        "--keep",
+        min=1,
+        help="Frames it keeps [what the files say; of sevila 4].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
+]
 AnswerOption = Annotated[
-    str, typer.Option("--answer", help="letter or rank.", callback=one_of("--answer", ANSWERS))
+    str,
+    typer.Option(
+        "--answer",
+        help="letter or rank.",
+        callback=one_of("--answer", ANSWERS),
+        rich_help_panel=COMPUTED,
+        metavar="HOW",
+        autocompletion=completion.words(*ANSWERS),
+    ),
 ]
 PresetOption = Annotated[
     str,
@@ -94,6 +142,9 @@ PresetOption = Annotated[
         "--preset",
         help="VLAP: paper, or reference: the published code's choices.",
         callback=one_of("--preset", PRESETS),
+        rich_help_panel=COMPUTED,
+        metavar="NAME",
+        autocompletion=completion.words(*PRESETS),
     ),
 ]
 PrecisionOption = Annotated[
@@ -102,20 +153,30 @@ PrecisionOption = Annotated[
         "--precision",
         help="Arithmetic in evaluation: float32, bfloat16, or float16 (the references').",
         callback=one_of("--precision", PRECISIONS),
+        rich_help_panel=COMPUTED,
+        metavar="NAME",
+        autocompletion=completion.words(*PRECISIONS),
     ),
 ]
 
 
-@app.command("inspect")
+@app.command("inspect", epilog=epilog("checkpoint inspect"))
 def inspect(
     reference: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="File, Hugging Face folder, or id of a weights artifact."
+            metavar="FILE",
+            help="File, Hugging Face folder, or id of a weights artifact.",
+            autocompletion=completion.ids_of("weights"),
         ),
     ],
     names: Annotated[
-        bool, typer.Option("--names", help="Every name with its shape, layer numbers left out.")
+        bool,
+        typer.Option(
+            "--names",
+            help="Every name with its shape, layer numbers left out.",
+            rich_help_panel=COMPUTED,
+        ),
     ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
@@ -178,7 +239,7 @@ def _types(counts: dict[str, int]) -> str:
     return ", ".join(f"{dtype} x {count:,}" for dtype, count in counts.items())
 
 
-@app.command("import")
+@app.command("import", epilog=epilog("checkpoint import"))
 def import_checkpoint(
     context: typer.Context,
     files: FilesArgument,
@@ -186,20 +247,26 @@ def import_checkpoint(
     base: BaseOption,
     benchmark: BenchmarkOption = None,
     role: RoleOption = None,
+    allow_missing: AllowOption = None,
     frames: FramesOption = None,
     keep: KeepOption = None,
-    allow_missing: AllowOption = None,
     answer: AnswerOption = "letter",
     preset: PresetOption = "paper",
     precision: PrecisionOption = "float32",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="New folder, with --as backbone.")
-    ] = None,
     overrides: SetOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="New folder, with --as backbone [none].",
+            rich_help_panel=OUTPUT,
+            metavar="PATH",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -249,13 +316,14 @@ def import_checkpoint(
     return 0
 
 
-@app.command("export")
+@app.command("export", epilog=epilog("checkpoint export"))
 def export(
     references: Annotated[
         list[str],
         typer.Argument(
             metavar="ID...",
             help="Weights; for sevila answerer and localizer, for vila perhaps the teacher second.",
+            autocompletion=completion.ids_of("weights"),
         ),
     ],
     to: Annotated[
@@ -264,14 +332,29 @@ def export(
             "--to",
             help="lavis, sevila or vila: a .pth; hf: a folder.",
             callback=one_of("--to", LAYOUTS),
+            metavar="NAME",
+            autocompletion=completion.words(*LAYOUTS),
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="File or folder to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="File or folder to write.",
+            metavar="PATH",
+        ),
+    ],
     base: Annotated[
-        str | None, typer.Option("--base", help="With hf: the backbone [the weights' own].")
+        str | None,
+        typer.Option(
+            "--base",
+            help="With hf: the backbone [the weights' own].",
+            metavar="NAME|FOLDER",
+            autocompletion=completion.backbones,
+        ),
     ] = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     force: ForceOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,

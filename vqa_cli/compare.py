@@ -7,9 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from vqa_cli import completion
 from vqa_cli.console import Console
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
+    MAX_SEED,
+    OUTPUT,
     DebugOption,
     JsonOption,
     QuietOption,
@@ -22,20 +26,52 @@ NAMES = {"mcnemar-exact": "McNemar's exact test", "sign-flip": "sign-flip test b
 
 def compare(
     first: Annotated[
-        str, typer.Argument(metavar="A", help="Predictions or metrics: id, label or path.")
+        str,
+        typer.Argument(
+            metavar="A",
+            help="Predictions or metrics: id, label or path.",
+            autocompletion=completion.ids_of("predictions", "metrics"),
+        ),
     ],
-    second: Annotated[str, typer.Argument(metavar="B", help="The same of the other system.")],
+    second: Annotated[
+        str,
+        typer.Argument(
+            metavar="B",
+            help="The same of the other system.",
+            autocompletion=completion.ids_of("predictions", "metrics"),
+        ),
+    ],
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=MAX_SEED,
+            help="Seed of the resampling.",
+            rich_help_panel=COMPUTED,
+            metavar="N",
+        ),
+    ] = 0,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     flips: Annotated[
         Path | None,
         typer.Option(
-            "--flips", metavar="FILE", help="Write the flipped questions: .jsonl, .csv, .parquet."
+            "--flips",
+            metavar="FILE",
+            help="Write the flipped questions: .jsonl, .csv, .parquet [none].",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     show: Annotated[
-        int, typer.Option("--show", min=0, help="Flipped questions listed on the terminal.")
+        int,
+        typer.Option(
+            "--show",
+            min=0,
+            help="Flipped questions listed on the terminal.",
+            rich_help_panel=OUTPUT,
+            metavar="N",
+        ),
     ] = 10,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resampling.")] = 0,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -141,12 +177,15 @@ def _print_flips(console: Console, found: dict[str, Any], show: int) -> None:
     flips = found["flips"]
     if not flips or not show:
         return
+    # Who reads a file or a pipe wants to find the question, not a column that fits.
+    cut = _cut if console.data.is_terminal else _whole
     rows = [
-        [_cut(flip["question_id"]), flip["type"] or "-", _cut(flip["answer"]), _cut(flip["a"]),
-         _cut(flip["b"]), flip["better"].upper()]
+        [cut(flip["question_id"]), flip["type"] or "-", cut(flip["answer"]), cut(flip["a"]),
+         cut(flip["b"]), flip["better"].upper()]
         for flip in flips[:show]
     ]  # fmt: skip
-    shown = f"the first {len(rows)} of {len(flips):,}" if len(flips) > len(rows) else f"{len(rows)}"
+    count = f"{len(rows):,}"
+    shown = f"the first {count} of {len(flips):,}" if len(flips) > len(rows) else count
     console.table(
         f"flipped questions, {shown}", ["question", "type", "answer", "A", "B", "better"], rows
     )
@@ -156,6 +195,10 @@ def _cut(text: str | None, width: int = 24) -> str:
     if text is None:
         return "-"
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _whole(text: str | None) -> str:
+    return "-" if text is None else text
 
 
 def _line(console: Console, text: str) -> None:

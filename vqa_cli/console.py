@@ -9,24 +9,35 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich.console
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from stages.artifacts.result import StageResult
-from stages.artifacts.store import Artifact
-from stages.core.errors import VqaError
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from stages.artifacts.result import StageResult
+    from stages.artifacts.store import Artifact
+    from stages.core.errors import VqaError
 
 PLAIN_PROGRESS_SECONDS = 30.0
 PIPE_WIDTH = 160
+NO_WIDTH = 1_000_000
+"""Columns that no table has."""
+
+FIRST_METRICS = (
+    "accuracy", "accuracy_all", "accuracy_macro", "by_type", "by_group", "ci95",
+    "keyframe_recall", "keyframe_precision", "keyframe_recall_random",
+)  # fmt: skip
+"""Metrics in the order of the table; the others follow by name, numbers in them by value."""
 
 
 class Console:
@@ -68,7 +79,7 @@ class Console:
         """`done` of `total` items of `what` are ready; the `Progress` of stages."""
         if self.quiet:
             return
-        if not self.talk.is_terminal:
+        if not _can_redraw(self.talk):
             self._progress_line(done, total, what)
             return
         if self._bar is None or what != self._what:
@@ -84,19 +95,14 @@ class Console:
             self._what, self._began, self._last_line = what, (now, done), now
         if now - self._last_line >= PLAIN_PROGRESS_SECONDS and done > self._began[1]:
             self._last_line = now
-            left = (now - self._began[0]) / (done - self._began[1]) * (total - done)
-            self.talk.print(f"{what}: {done} of {total}, about {left:.0f} s left", markup=False)
+            rate = (done - self._began[1]) / max(now - self._began[0], 1e-9)
+            left = f"{rate_text(rate)}, about {duration((total - done) / rate)} left"
+            counted = f"{what}: {done:,} of {total:,}, {left}"
+            self.talk.print(counted, markup=False, soft_wrap=True)
 
     def _start_bar(self, total: int, what: str) -> None:
         self.end_progress()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self.talk,
-            transient=True,
-        )
+        self._bar = _bar(self.talk)
         self._bar.start()
         self._what = what
         self._task = self._bar.add_task(escape(what), total=total)
@@ -111,7 +117,8 @@ class Console:
         """One JSON object on stdout."""
         if not self.first:
             return
-        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+        sys.stdout.write(json.dumps(value, ensure_ascii=not encoding.startswith("utf")) + "\n")
         sys.stdout.flush()
 
     def stage(self, command: str, results: list[StageResult]) -> None:
@@ -134,11 +141,14 @@ class Console:
             self.talk.print("next:", *following, sep="\n  ", markup=False, soft_wrap=True)
 
     def _stage_lines(self, result: StageResult) -> None:
+        if self.quiet:
+            self.data.print(result.draft["id"], markup=False, soft_wrap=True)
+            return
         counts = result.counts
         verb = "reused" if result.reused else ("written" if result.artifact else "unfinished")
-        summary = f"{counts.get('done', 0)} of {counts.get('total', 0)}"
+        summary = f"{counts.get('done', 0):,} of {counts.get('total', 0):,}"
         if counts.get("failed"):
-            summary += f", {counts['failed']} failed (failures.parquet)"
+            summary += f", {counts['failed']:,} failed (failures.parquet)"
         self.data.print(
             f"{verb} {result.draft['kind']} {result.draft['id']}: {summary}"
             f" in {result.seconds:.1f} s",
@@ -150,8 +160,13 @@ class Console:
             self.note(f"  {text}")
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A table on stdout; columns of words are set left, numbers right."""
-        grid = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD)
+        """A table on stdout; columns of words are set left, numbers right.
+
+        The title stands before it, as long as it is. Where nobody looks, a wide table is not cut.
+        """
+        if title:
+            self.data.print(title, markup=False, soft_wrap=True)
+        grid = Table(box=SIMPLE_HEAD)
         for number, column in enumerate(columns):
             words = any(any(c.isalpha() for c in row[number].split(" ")[0]) for row in rows)
             grid.add_column(
@@ -159,6 +174,9 @@ class Console:
             )
         for row in rows:
             grid.add_row(*(escape(cell) for cell in row))
+        if not self.data.is_terminal:
+            whole = self.data.measure(grid, options=self.data.options.update(max_width=NO_WIDTH))
+            self.data.width = max(PIPE_WIDTH, whole.maximum)
         self.data.print(grid)
 
     def evaluation(self, result: StageResult) -> None:
@@ -171,7 +189,7 @@ class Console:
         facts = result.details
         if not facts.get("metrics"):
             return
-        counts = f"{facts['n_scored']} scored, {facts['n_failed']} failed"
+        counts = f"{facts['n_scored']:,} scored, {facts['n_failed']:,} failed"
         rows = _metric_rows(facts["metrics"])
         self.table(
             f"{facts['benchmark']} {facts['split']}, {facts['system']}: {counts}",
@@ -270,6 +288,55 @@ class Console:
             self.talk.print(f"[bold]hint:[/] {escape(error.hint)}", soft_wrap=True)
 
 
+def _can_redraw(console: rich.console.Console) -> bool:
+    """Whether a bar can be drawn over itself: colour that was forced into a pipe is no terminal."""
+    watched = sys.stderr.isatty() and not os.environ.get("CI")
+    return watched and console.is_terminal and not console.is_dumb_terminal
+
+
+def _bar(console: rich.console.Console) -> Progress:
+    """A bar with count, rate and time left."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        """Items a second, once there are some."""
+
+        def render(self, task: Task) -> Text:
+            return Text("" if task.speed is None else rate_text(task.speed))
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+    )
+
+
+def rate_text(per_second: float) -> str:
+    """`3.1/s`, and `4.0/min` where a second is too short a time."""
+    return f"{per_second:.1f}/s" if per_second >= 1 else f"{60 * per_second:.1f}/min"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _data_width() -> int | None:
     """Tables in files and pipes are not cut to the eighty columns of no terminal."""
     return None if sys.stdout.isatty() else PIPE_WIDTH
@@ -294,16 +361,27 @@ def _stage_json(command: str, results: list[StageResult]) -> dict[str, Any]:
 
 
 def _metric_rows(metrics: dict[str, Any]) -> list[list[str]]:
-    """Metrics as table rows; groups are indented."""
+    """Metrics as table rows; groups are indented. One order, new or read back from a manifest."""
     rows = []
-    for name, value in metrics.items():
+    for name in sorted(metrics, key=_place):
+        value = metrics[name]
         if isinstance(value, dict):
-            rows += [[f"  {part}", f"{number:.2f}"] for part, number in value.items()]
+            rows += [[f"  {part}", f"{value[part]:.2f}"] for part in sorted(value, key=_by_number)]
         elif isinstance(value, list):
             rows.append([name, " - ".join(f"{number:.2f}" for number in value)])
         else:
             rows.append([name, f"{value:.2f}"])
     return rows
+
+
+def _place(metric: str) -> tuple[int, list[tuple[str, int]]]:
+    known = metric in FIRST_METRICS
+    return FIRST_METRICS.index(metric) if known else len(FIRST_METRICS), _by_number(metric)
+
+
+def _by_number(name: str) -> list[tuple[str, int]]:
+    """A key by which `R@5` comes before `R@10`."""
+    return [(words, int(digits or 0)) for words, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _number(value: float | None) -> str:
@@ -315,7 +393,9 @@ def _fact(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(value)
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{_words(key)} {_fact(key, each)}" for key, each in value.items())
     return value if isinstance(value, str) else _amount(name, value)
 
 
@@ -339,7 +419,7 @@ def _amount(name: str, value: float | None) -> str:
     """A number of a plan for people."""
     if value is None:
         return "-"
-    if name in ("bytes", "free"):
+    if name.endswith("bytes") or name == "free":
         return f"{value / 1e9:,.2f} GB" if value >= 1e8 else f"{value / 1e6:,.1f} MB"
     return f"{value:,.0f}"
 

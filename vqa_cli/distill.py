@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from stages.core.errors import UsageError
+from vqa_cli import completion
 from vqa_cli.console import Console
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
     INITS,
+    INPUTS,
     PROMPTERS,
     AnswerOption,
     BackboneOption,
@@ -38,14 +41,25 @@ from vqa_cli.options import (
 from vqa_cli.settings import settings
 
 KeepOption = Annotated[
-    int | None, typer.Option("--keep", min=1, help="Frames that the student looks at.")
+    int | None,
+    typer.Option(
+        "--keep",
+        min=1,
+        help="Frames that the student looks at: K [that of the recipe; without one it is needed].",
+        rich_help_panel=COMPUTED,
+        metavar="K",
+    ),
 ]
 PrompterOption = Annotated[
     str | None,
     typer.Option(
         "--prompter",
-        help="visual (the paper's) or question (our extension).",
+        help="visual (the paper's), question (our extension), or the paper's rows that learn none: "
+        "uniform_mid, random_segment [visual].",
         callback=one_of("--prompter", PROMPTERS),
+        rich_help_panel=COMPUTED,
+        metavar="NAME",
+        autocompletion=completion.words(*PROMPTERS),
     ),
 ]
 InitOption = Annotated[
@@ -54,42 +68,66 @@ InitOption = Annotated[
         "--init",
         help="start, teacher or base [a start if there is one].",
         callback=one_of("--init", INITS),
+        rich_help_panel=INPUTS,
+        metavar="NAME",
+        autocompletion=completion.words(*INITS),
     ),
 ]
 TeacherOption = Annotated[
-    str | None, typer.Option("--teacher", metavar="ID", help="Which teacher weights.")
+    str | None,
+    typer.Option(
+        "--teacher",
+        metavar="ID",
+        help="Which teacher, if there are several [the one that fits].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("weights"),
+    ),
 ]
 StartOption = Annotated[
-    str | None, typer.Option("--weights", metavar="ID", help="Which weights to start from.")
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="ID",
+        help="Which weights to start from [those of --init].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("weights"),
+    ),
 ]
 SeenOption = Annotated[
-    int | None, typer.Option("--frames", min=1, help="Frames seen [all that are stored].")
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames seen [all that are stored].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
 
 
 def distill(
     benchmark: BenchmarkOption,
-    keep: KeepOption = None,
-    prompter: PrompterOption = None,
+    split: TrainSplitOption = None,
     init: InitOption = None,
     teacher: TeacherOption = None,
     weights: StartOption = None,
-    frames: SeenOption = None,
     backbone: BackboneOption = None,
     features: FeaturesOption = None,
     questions: SplitQuestionsOption = None,
-    split: TrainSplitOption = None,
+    keep: KeepOption = None,
+    prompter: PrompterOption = None,
+    frames: SeenOption = None,
     answer: AnswerOption = None,
     preset: PresetOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     seed: SeedOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
-    tensorboard: TensorboardOption = False,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    tensorboard: TensorboardOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,

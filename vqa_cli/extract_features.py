@@ -7,29 +7,32 @@ from typing import Annotated
 import typer
 
 from stages.core.errors import UsageError
+from vqa_cli import completion
 from vqa_cli.console import Console, failures_exit_code
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
     DTYPES,
+    INPUTS,
+    MAX_SEED,
+    RUN,
     BenchmarkOption,
     DebugOption,
     DecoderOption,
     DeviceOption,
     DryRunOption,
+    EngineOption,
+    ExtractedSplitOption,
     ForceOption,
-    FramesOption,
     JsonOption,
     MaxFailuresOption,
     NameOption,
     QuestionsOption,
     QuietOption,
     RecipeOption,
-    SeedOption,
     SetOption,
     ShardOption,
-    SplitOption,
     StrictOption,
-    ViewsOption,
     WorkersOption,
     WorkspaceOption,
     one_of,
@@ -41,17 +44,62 @@ from vqa_cli.splits import frame_counts, questions_and_views
 
 FromVideosOption = Annotated[
     bool,
-    typer.Option("--from-videos", help="Decode and encode together; no frames are stored."),
+    typer.Option(
+        "--from-videos",
+        help="Decode and encode together; no frames are stored.",
+        rich_help_panel=RUN,
+    ),
+]
+FramesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--frames",
+        metavar="N[,N...]",
+        help="With --from-videos: frames per clip, the midpoints of as many equal parts [32].",
+        rich_help_panel=COMPUTED,
+    ),
+]
+ViewsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--views",
+        min=0,
+        max=1000,
+        help="With --from-videos: random draws per clip besides, for training [0].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        min=0,
+        max=MAX_SEED,
+        help="With --from-videos: seed of every random draw [42].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
 FramesFromOption = Annotated[
-    str | None, typer.Option("--frames-from", metavar="ID", help="Which frames artifact.")
+    str | None,
+    typer.Option(
+        "--frames-from",
+        metavar="ID",
+        help="Which frames, if there are several [those that fit].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("frames"),
+    ),
 ]
 DtypeOption = Annotated[
     str | None,
     typer.Option(
         "--dtype",
-        help="float16, float32, bfloat16 or int8.",
+        help=f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]} [float16].",
         callback=one_of("--dtype", DTYPES),
+        rich_help_panel=COMPUTED,
+        metavar="NAME",
+        autocompletion=completion.words(*DTYPES),
     ),
 ]
 
@@ -59,28 +107,35 @@ DtypeOption = Annotated[
 def extract_features(
     benchmark: BenchmarkOption,
     backbone: Annotated[
-        str, typer.Option("--backbone", help="Backbone, or a folder in Hugging Face layout.")
+        str,
+        typer.Option(
+            "--backbone",
+            help="Backbone name, or a folder in Hugging Face layout.",
+            metavar="NAME|FOLDER",
+            autocompletion=completion.backbones,
+        ),
     ],
-    from_videos: FromVideosOption = False,
+    split: ExtractedSplitOption = None,
+    frames_from: FramesFromOption = None,
+    questions: QuestionsOption = None,
     frames: FramesOption = None,
     views: ViewsOption = None,
-    frames_from: FramesFromOption = None,
     dtype: DtypeOption = None,
-    split: SplitOption = None,
-    questions: QuestionsOption = None,
-    decoder: DecoderOption = "auto",
     seed: SeedOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
+    from_videos: FromVideosOption = False,
+    decoder: DecoderOption = "auto",
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     shard: ShardOption = None,
+    engine: EngineOption = "local",
     force: ForceOption = False,
     strict: StrictOption = False,
     max_failures: MaxFailuresOption = 0.05,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -94,6 +149,8 @@ def extract_features(
             "--frames, --views and --seed are decided by extract-frames",
             "add --from-videos to decode here",
         )
+    if from_videos and frames_from is not None:
+        raise UsageError("--from-videos decodes here: it reads no --frames-from", "one of the two")
     values = settings(
         "extract-features",
         recipe=recipe,
@@ -115,6 +172,7 @@ def extract_features(
         device=device,
         workers=workers,
         shard=shard,
+        engine=engine,
         force=force,
         strict=strict,
         max_failures=max_failures,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vqa_cli import completion
 from vqa_cli.console import Console, failures_exit_code
 from vqa_cli.options import (
     DEFAULT_WORKSPACE,
@@ -13,6 +14,8 @@ from vqa_cli.options import (
     DebugOption,
     DecoderOption,
     DryRunOption,
+    EngineOption,
+    ExtractedSplitOption,
     ForceOption,
     FramesOption,
     JsonOption,
@@ -24,7 +27,6 @@ from vqa_cli.options import (
     SeedOption,
     SetOption,
     ShardOption,
-    SplitOption,
     StrictOption,
     ViewsOption,
     WorkersOption,
@@ -39,24 +41,31 @@ from vqa_cli.splits import frame_counts, questions_and_views
 def extract_frames(
     benchmark: BenchmarkOption,
     backbone: Annotated[
-        str, typer.Option("--for", help="Backbone whose frame size and resize rule to use.")
+        str,
+        typer.Option(
+            "--for",
+            help="Backbone whose frame size and resize rule to use.",
+            metavar="NAME|FOLDER",
+            autocompletion=completion.backbones,
+        ),
     ],
+    split: ExtractedSplitOption = None,
+    questions: QuestionsOption = None,
     frames: FramesOption = None,
     views: ViewsOption = None,
-    split: SplitOption = None,
-    questions: QuestionsOption = None,
-    decoder: DecoderOption = "auto",
     seed: SeedOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
+    decoder: DecoderOption = "auto",
     workers: WorkersOption = None,
     shard: ShardOption = None,
+    engine: EngineOption = "local",
     force: ForceOption = False,
     strict: StrictOption = False,
     max_failures: MaxFailuresOption = 0.05,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -84,6 +93,7 @@ def extract_frames(
         console,
         workers=workers,
         shard=shard,
+        engine=engine,
         force=force,
         strict=strict,
         max_failures=max_failures,
@@ -95,7 +105,7 @@ def extract_frames(
         sampling = SamplingConfig.build(sampling_values, "extract-frames")
         config = stage.frames_config(chosen, size, sampling, decoder, per_shard)
         if dry_run:
-            plans.append((chosen.label, stage.plan(root, chosen, config).as_json()))
+            plans.append((chosen.label, stage.plan(root, chosen, config, how).as_json()))
         else:
             results.append(stage.extract_frames(root, chosen, config, how))
     if dry_run:

@@ -10,9 +10,14 @@ import typer
 from rich.markup import escape
 
 from stages.core.errors import UsageError
+from vqa_cli import completion
 from vqa_cli.console import Console, failures_exit_code
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
+    HASHES,
+    INPUTS,
+    MAX_SEED,
     BenchmarkOption,
     DebugOption,
     DryRunOption,
@@ -21,27 +26,52 @@ from vqa_cli.options import (
     MaxFailuresOption,
     NameOption,
     QuietOption,
-    SeedOption,
     StrictOption,
     WorkersOption,
     WorkspaceOption,
+    one_of,
     open_workspace,
     runtime,
 )
+from vqa_cli.splits import check_split
 
 
 def prepare(
     benchmark: BenchmarkOption,
-    split: Annotated[str, typer.Option("--split", help="Split; dev means val.")],
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            help="Split; dev means val, test_public means test.",
+            metavar="NAME",
+            autocompletion=completion.splits,
+        ),
+    ],
     annotations: Annotated[
-        Path | None, typer.Option("--annotations", "-a", help="Official file, gzipped or not.")
+        Path | None,
+        typer.Option(
+            "--annotations",
+            "-a",
+            help="Official file, gzipped or not [none: shapes and lists of videos need none].",
+            metavar="FILE",
+        ),
     ] = None,
     videos: Annotated[
         list[Path] | None,
-        typer.Option("--videos", help="Folder of videos or frame folders; may be repeated."),
+        typer.Option(
+            "--videos",
+            help="Folder of videos or frame folders; may be repeated [none].",
+            metavar="DIR",
+        ),
     ] = None,
     video_map: Annotated[
-        Path | None, typer.Option("--video-map", help="File that maps video names to paths.")
+        Path | None,
+        typer.Option(
+            "--video-map",
+            help="File that maps video names to paths [none].",
+            rich_help_panel=INPUTS,
+            metavar="FILE",
+        ),
     ] = None,
     column: Annotated[
         list[str] | None,
@@ -49,34 +79,76 @@ def prepare(
             "--column",
             metavar="FIELD=COLUMN",
             help="custom only: the column that holds a field, as in question=Frage or "
-            "options=a,b,c,d; may be repeated.",
+            "options=a,b,c,d; may be repeated [none].",
+            rich_help_panel=INPUTS,
         ),
     ] = None,
     captions: Annotated[
         Path | None,
-        typer.Option("--captions", help="Captions to join with a list of videos (MSR-VTT)."),
+        typer.Option(
+            "--captions",
+            help="Captions to join with a list of videos (MSR-VTT) [found beside it].",
+            rich_help_panel=INPUTS,
+            metavar="FILE",
+        ),
     ] = None,
     video_rule: Annotated[
         str | None,
-        typer.Option("--video-rule", help="How the video files are named, if not as usual."),
+        typer.Option(
+            "--video-rule",
+            help="How the video files are named, if not as usual [the benchmark's own].",
+            rich_help_panel=INPUTS,
+            metavar="NAME",
+        ),
     ] = None,
     hashing: Annotated[
-        str, typer.Option("--hash", help="edges: first and last MiB of a video; full: all of it.")
+        str,
+        typer.Option(
+            "--hash",
+            help="edges: first and last MiB of a video; full: all of it.",
+            callback=one_of("--hash", HASHES),
+            rich_help_panel=COMPUTED,
+            metavar="HOW",
+            autocompletion=completion.words(*HASHES),
+        ),
     ] = "edges",
     size: Annotated[
-        int | None, typer.Option("--size", min=1, help="shapes only: number of videos.")
+        int | None,
+        typer.Option(
+            "--size",
+            min=1,
+            max=1_000_000,
+            help="shapes only: number of videos [train 400, val 60, test 200].",
+            rich_help_panel=COMPUTED,
+            metavar="N",
+        ),
     ] = None,
-    seed: SeedOption = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=MAX_SEED,
+            help="shapes only: seed of the videos [train 1, val 2, test 3].",
+            rich_help_panel=COMPUTED,
+            metavar="N",
+        ),
+    ] = None,
     hard: Annotated[
-        bool, typer.Option("--hard", help="shapes only: questions over two moments.")
+        bool,
+        typer.Option(
+            "--hard",
+            help="shapes only: questions over two moments.",
+            rich_help_panel=COMPUTED,
+        ),
     ] = False,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     workers: WorkersOption = None,
     force: ForceOption = False,
     strict: StrictOption = False,
     max_failures: MaxFailuresOption = 0.05,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -88,6 +160,7 @@ def prepare(
     from stages.benchmarks.video_files import hash_mode
 
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
+    check_split(benchmark, split)
     how = runtime(
         console, workers=workers, force=force, strict=strict, max_failures=max_failures, name=name
     )

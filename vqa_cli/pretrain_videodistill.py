@@ -6,9 +6,13 @@ from typing import Annotated
 
 import typer
 
+from vqa_cli import completion
 from vqa_cli.console import Console
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
+    INPUTS,
+    MAX_SLOTS,
     BackboneOption,
     BenchmarkOption,
     DebugOption,
@@ -33,39 +37,63 @@ from vqa_cli.settings import settings
 
 InitOption = Annotated[
     str | None,
-    typer.Option("--init", metavar="ID", help="Weights to start from [none: CLIP's text tower]."),
+    typer.Option(
+        "--init",
+        metavar="ID",
+        help="Weights to start from [none: CLIP's text tower].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("weights"),
+    ),
 ]
-KeepOption = Annotated[int | None, typer.Option("--keep", min=1, help="Slots for frames [16].")]
+KeepOption = Annotated[
+    int | None,
+    typer.Option(
+        "--keep",
+        min=1,
+        max=MAX_SLOTS,
+        help="Slots for frames [16].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
+]
 SeenOption = Annotated[
-    int | None, typer.Option("--frames", min=1, help="Frames seen [all that are stored].")
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames seen [all that are stored].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
 
 
 def pretrain_videodistill(
     benchmark: BenchmarkOption,
+    split: TrainSplitOption = None,
     init: InitOption = None,
-    keep: KeepOption = None,
-    frames: SeenOption = None,
     backbone: BackboneOption = None,
     features: FeaturesOption = None,
     questions: SplitQuestionsOption = None,
-    split: TrainSplitOption = None,
+    keep: KeepOption = None,
+    frames: SeenOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     seed: SeedOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
-    tensorboard: TensorboardOption = False,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    tensorboard: TensorboardOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> int:
     """Pre-train VideoDistill on captions: matching, contrastive and masked words together.
 
-    The benchmark `captions` takes a file of your own; the texts of any other one will do as well.
+    Captions of your own are prepared as `custom`, the caption as the answer; the texts of any other
+    benchmark will do as well.
     """
     from stages import videodistill as stage
     from stages.training.inputs import count_of, find_inputs
@@ -95,7 +123,7 @@ def pretrain_videodistill(
         inputs, {**values, "task": "captions"}, how, stage.find_init(root, init)
     )
     if dry_run:
-        console.plan("pretrain-videodistill", stage.plan(root, training))
+        console.plan("pretrain-videodistill", stage.plan(root, training, device))
         return 0
     result = stage.train(root, training, how, tensorboard=tensorboard)
     console.stage("pretrain-videodistill", [result])

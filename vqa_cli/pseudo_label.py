@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from vqa_cli import completion
 from vqa_cli.console import Console, failures_exit_code
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
+    INPUTS,
     RANK_NORMS,
     AnswerOption,
     BackboneOption,
@@ -16,6 +19,7 @@ from vqa_cli.options import (
     DebugOption,
     DeviceOption,
     DryRunOption,
+    EngineOption,
     FeaturesOption,
     ForceOption,
     JsonOption,
@@ -42,42 +46,55 @@ WeightsOption = Annotated[
         "--weights",
         metavar="ID",
         help="The answerer's weights, or none: its backbone as it is [none in round 1].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("weights"),
     ),
 ]
 SeenOption = Annotated[
-    int | None, typer.Option("--frames", min=1, help="Frames labelled [all that are stored].")
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames labelled [all that are stored].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
 RankNormOption = Annotated[
     str | None,
     typer.Option(
         "--rank-norm",
-        help="sum or mean of an option's token log-probabilities, for rank answers.",
+        help="sum or mean of an option's token log-probabilities, for rank answers [sum].",
         callback=one_of("--rank-norm", RANK_NORMS),
+        rich_help_panel=COMPUTED,
+        metavar="HOW",
+        autocompletion=completion.words(*RANK_NORMS),
     ),
 ]
 
 
 def pseudo_label(
     benchmark: BenchmarkOption,
+    split: TrainSplitOption = None,
     weights: WeightsOption = None,
+    questions: QuestionsOption = None,
+    backbone: BackboneOption = None,
+    features: FeaturesOption = None,
     number: RoundOption = None,
     frames: SeenOption = None,
     rank_norm: RankNormOption = None,
     answer: AnswerOption = None,
-    split: TrainSplitOption = None,
-    questions: QuestionsOption = None,
-    backbone: BackboneOption = None,
-    features: FeaturesOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     device: DeviceOption = "auto",
     shard: ShardOption = None,
+    engine: EngineOption = "local",
     force: ForceOption = False,
     strict: StrictOption = False,
     max_failures: MaxFailuresOption = 0.05,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -113,6 +130,7 @@ def pseudo_label(
         console,
         device=device,
         shard=shard,
+        engine=engine,
         force=force,
         strict=strict,
         max_failures=max_failures,

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from vqa_cli import completion
 from vqa_cli.console import Console
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
+    INPUTS,
     AnswerOption,
     BackboneOption,
     BenchmarkOption,
@@ -35,7 +38,13 @@ from vqa_cli.settings import settings
 
 LabelsOption = Annotated[
     str | None,
-    typer.Option("--labels", metavar="ID", help="Which pseudo-labels [those of this round]."),
+    typer.Option(
+        "--labels",
+        metavar="ID",
+        help="Which pseudo-labels [those of this round].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("pseudo-labels"),
+    ),
 ]
 InitOption = Annotated[
     str | None,
@@ -44,6 +53,8 @@ InitOption = Annotated[
         metavar="ID",
         help="Localizer weights that are refined, or none: the backbone as it is "
         "[none in round 1, later the round before].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("weights"),
     ),
 ]
 WeightsOption = Annotated[
@@ -52,38 +63,54 @@ WeightsOption = Annotated[
         "--weights",
         metavar="ID",
         help="The answerer's weights, or none [those that made the labels].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("weights"),
     ),
 ]
 KeepOption = Annotated[
-    int | None, typer.Option("--keep", min=1, help="Frames kept when the tune split is scored [4].")
+    int | None,
+    typer.Option(
+        "--keep",
+        min=1,
+        help="Frames kept when the tune split is scored [4].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
 SeenOption = Annotated[
-    int | None, typer.Option("--frames", min=1, help="Frames that must be stored [any].")
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames that must be stored [any].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
 
 
 def refine_localizer(
     benchmark: BenchmarkOption,
+    split: TrainSplitOption = None,
     labels: LabelsOption = None,
     init: InitOption = None,
     weights: WeightsOption = None,
-    number: RoundOption = None,
-    keep: KeepOption = None,
-    frames: SeenOption = None,
     backbone: BackboneOption = None,
     features: FeaturesOption = None,
     questions: SplitQuestionsOption = None,
-    split: TrainSplitOption = None,
+    number: RoundOption = None,
+    keep: KeepOption = None,
+    frames: SeenOption = None,
     answer: AnswerOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     seed: SeedOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
-    tensorboard: TensorboardOption = False,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    tensorboard: TensorboardOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,

@@ -18,6 +18,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stages.core.errors import ConfigError, MissingInput
+from vqa_cli import completion
+from vqa_cli.cluster import (
+    CoresOption,
+    GpusOption,
+    NodesOption,
+    PriceOption,
+    TeraflopsOption,
+    asked_machines,
+    show_cluster,
+)
 from vqa_cli.console import Console
 from vqa_cli.options import (
     DEFAULT_WORKSPACE,
@@ -30,6 +40,7 @@ from vqa_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from stages.bench.cluster import Machines
     from stages.recipes.recipe import Recipe
 
 MADE_BY = {
@@ -54,12 +65,25 @@ NO_STEPS = {
     "bench": "bench measures the machine: it is no part of a run",
 }
 HELP = ("--help", "-h")
+MEMORY = ("host_bytes", "worker_bytes", "device_bytes")
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a TOML file.")],
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of a shipped recipe, or a TOML file [none: list the shipped ones].",
+            autocompletion=completion.recipes,
+            show_default=False,
+        ),
+    ] = None,
     dry_run: DryRunOption = False,
+    nodes: NodesOption = None,
+    gpus: GpusOption = None,
+    cores: CoresOption = None,
+    price: PriceOption = None,
+    tflops: TeraflopsOption = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -68,6 +92,10 @@ def run(
     from stages.recipes.recipe import load_recipe
 
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
+    if recipe is None:
+        _list_recipes(console)
+        return 0
+    machines = asked_machines(nodes, gpus, cores, price, tflops, dry_run=dry_run)
     chosen = load_recipe(recipe)
     if not chosen.steps:
         raise ConfigError(
@@ -77,7 +105,7 @@ def run(
     steps = [[*step, "--workspace", str(workspace)] for step in chosen.steps]
     if dry_run:
         planned = [_planned(step, steps[:number]) for number, step in enumerate(steps)]
-        _show_plan(chosen, planned, workspace, console)
+        _show_plan(chosen, planned, workspace, console, machines, tflops)
         return 0
     done: list[dict[str, Any]] = []
     worst = 0
@@ -95,6 +123,18 @@ def run(
     return worst
 
 
+def _list_recipes(console: Console) -> None:
+    """The shipped recipes, each with what it is for."""
+    from stages.recipes.recipe import load_recipe, recipe_names
+
+    found = [load_recipe(name) for name in recipe_names()]
+    if console.as_json:
+        console.json({"recipes": [{"recipe": item.name, "title": item.title} for item in found]})
+        return
+    console.table("", ["recipe", "what for"], [[item.name, item.title] for item in found])
+    console.note("vqa run RECIPE --dry-run shows its steps")
+
+
 def _refuse_odd_steps(chosen: Recipe) -> None:
     """Before the first step: none runs a recipe, measures or only explains itself."""
     for number, step in enumerate(chosen.steps, 1):
@@ -107,12 +147,17 @@ def _refuse_odd_steps(chosen: Recipe) -> None:
 
 
 def _show_plan(
-    chosen: Recipe, planned: list[dict[str, Any]], workspace: Path, console: Console
+    chosen: Recipe,
+    planned: list[dict[str, Any]],
+    workspace: Path,
+    console: Console,
+    machines: Machines | None,
+    teraflops: float | None,
 ) -> None:
     """Each step's own plan, what it is estimated to take, what is missing and the sums."""
     from stages.bench.plan import recipe_plan
 
-    whole = recipe_plan(chosen, open_workspace(workspace))
+    whole = recipe_plan(chosen, open_workspace(workspace), machines=machines, teraflops=teraflops)
     estimates = whole.pop("estimates")
     if console.as_json:
         joined = zip(planned, estimates, strict=True)
@@ -127,6 +172,9 @@ def _show_plan(
     ]
     console.table("estimated", columns, rows)
     _show_sums(whole, console)
+    if machines is not None:
+        commands = [step["command"][0] for step in planned]
+        show_cluster(commands, whole["cluster"], console, _time)
 
 
 def _show_sums(whole: dict[str, Any], console: Console) -> None:
@@ -150,7 +198,12 @@ def _show_sums(whole: dict[str, Any], console: Console) -> None:
 def _estimate_cells(found: dict[str, Any]) -> list[str]:
     items = "-" if found["items"] is None else f"{found['items']:,} {found['item']}"
     seconds = "-" if found["seconds"] is None else _time(found["seconds"])
-    return [items, _size(found["bytes"]), seconds, _size(found["memory_bytes"])]
+    return [items, _size(found["bytes"]), seconds, _size(_memory(found))]
+
+
+def _memory(found: dict[str, Any]) -> int | None:
+    """Of the process and its workers, and on the accelerator."""
+    return None if found["memory"] is None else sum(found["memory"][name] for name in MEMORY)
 
 
 def _sum(value: float | None, shown: Callable[[Any], str]) -> str:
@@ -179,7 +232,7 @@ def _planned(step: list[str], before: Sequence[list[str]]) -> dict[str, Any]:
     """
     from vqa_cli.main import parser
 
-    command = parser().commands.get(step[0])
+    command = parser(step[0]).commands.get(step[0])
     options = {text for parameter in getattr(command, "params", []) for text in parameter.opts}
     if "--dry-run" not in options or (step[0] == "eval" and "--sweep" in step):
         return {"command": step, "plan": None, "note": ""}

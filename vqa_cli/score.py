@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stages.artifacts.result import StageResult
 from stages.core.errors import UsageError
+from vqa_cli import completion
 from vqa_cli.console import Console, failures_exit_code
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
+    INPUTS,
+    OUTPUT,
     BenchmarkOption,
     DebugOption,
     ForceOption,
@@ -30,6 +33,9 @@ from vqa_cli.options import (
     runtime,
 )
 
+if TYPE_CHECKING:
+    from stages.artifacts.result import StageResult
+
 TIES = ("expected", "average", "optimistic", "every")
 DEFAULT_SEED = 42
 
@@ -43,18 +49,45 @@ def score(
             "-p",
             metavar="FILE|ID",
             help="Prediction file in an official form or ours, or a predictions artifact.",
+            autocompletion=completion.ids_of("predictions"),
         ),
     ],
     annotations: Annotated[
         Path | None,
         typer.Option(
-            "--annotations", "-a", help="Official file or answer key [the prepared questions]."
+            "--annotations",
+            "-a",
+            help="Official file or answer key [the prepared questions].",
+            metavar="FILE",
         ),
     ] = None,
     split: SplitOption = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            "--captions",
+            help="Captions of a list of videos (msrvtt-retrieval) [none].",
+            rich_help_panel=INPUTS,
+            metavar="FILE",
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            "--vocabulary",
+            help="Words of a system that predicts their indices [none].",
+            rich_help_panel=INPUTS,
+            metavar="FILE",
+        ),
+    ] = None,
+    questions: QuestionsOption = None,
     as_published: Annotated[
         bool,
-        typer.Option("--as-published", help="Score as the public scorer does where it differs."),
+        typer.Option(
+            "--as-published",
+            help="Score as the public scorer does where it differs.",
+            rich_help_panel=COMPUTED,
+        ),
     ] = False,
     ties: Annotated[
         str | None,
@@ -62,26 +95,26 @@ def score(
             "--ties",
             help="Equal retrieval scores: expected, average, optimistic or every [expected].",
             callback=one_of("--ties", TIES),
+            rich_help_panel=COMPUTED,
+            metavar="HOW",
+            autocompletion=completion.words(*TIES),
         ),
     ] = None,
-    captions: Annotated[
-        Path | None,
-        typer.Option("--captions", help="Captions of a list of videos (msrvtt-retrieval)."),
-    ] = None,
-    vocabulary: Annotated[
-        Path | None,
-        typer.Option("--vocabulary", help="Words of a system that predicts their indices."),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", help="What to call it in tables [the file's name].")
-    ] = None,
-    questions: QuestionsOption = None,
     seed: SeedOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     force: ForceOption = False,
     strict: StrictOption = False,
     max_failures: MaxFailuresOption = 0.05,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            "--system",
+            help="What to call it in tables [the file's name].",
+            rich_help_panel=OUTPUT,
+            metavar="LABEL",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -90,6 +123,8 @@ def score(
     from stages import score as stage
     from stages.benchmarks.scorers.rules import Rules
 
+    if captions is not None and annotations is None:
+        raise UsageError("--captions goes with --annotations", "prepared questions have theirs")
     if as_published and ties not in (None, "every"):
         raise UsageError(f"--as-published counts ties as `every`, not as `{ties}`")
     console = Console(as_json=as_json, quiet=quiet, debug=debug)

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from stages.core.errors import UsageError
-from stages.recipes.recipe import load_recipe
 
 
 def settings(
@@ -25,7 +24,11 @@ def settings(
         flags: The command's own options by the setting's name, dots as in `--set`; None means
             not given.
     """
-    values: dict[str, Any] = load_recipe(recipe).section(command) if recipe else {}
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        from stages.recipes.recipe import load_recipe
+
+        values = load_recipe(recipe).section(command)
     for name, value in flags.items():
         if value is not None:
             assign(values, name, value)

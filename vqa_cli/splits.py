@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.artifacts.lookup import prepared_splits, questions_of
-from stages.artifacts.store import Artifact, Workspace
 from stages.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from stages.artifacts.store import Artifact, Workspace
+
+
+EVERY = ("all", "every", "*")
+
+
+def check_split(benchmark: str, split: str) -> str:
+    """The split's own name, told from the benchmark's file alone: before any heavy import.
+
+    Raises:
+        UsageError: There is no such split; one split at a time.
+    """
+    from stages.benchmarks.manifest import load_manifest, split_name
+
+    manifest = load_manifest(benchmark)
+    if split in EVERY and split not in (*manifest.splits, *manifest.aliases):
+        raise UsageError(
+            f"{benchmark} has no split {split!r}: one at a time",
+            f"known: {', '.join(manifest.splits)}",
+        )
+    return split_name(manifest, split)
 
 
 def frame_counts(text: str | None) -> list[int] | None:
@@ -34,6 +55,7 @@ def questions_and_views(
 
     Random views are for training: without `--split` only splits that are learnt from get them.
     """
+    from stages.artifacts.lookup import prepared_splits, questions_of
     from stages.benchmarks.manifest import load_manifest, split_name
 
     manifest = load_manifest(benchmark)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,17 +13,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from stages.artifacts.store import Workspace
 from stages.core.errors import VqaError
-from vqa_cli.console import Console
+from vqa_cli.console import Console, duration
 from vqa_cli.options import (
     DEFAULT_WORKSPACE,
+    RUN,
     DebugOption,
     JsonOption,
     QuietOption,
     WorkspaceOption,
     open_workspace,
 )
+
+if TYPE_CHECKING:
+    from stages.artifacts.store import Workspace
 
 STYLES = {
     "running": "bold cyan",
@@ -42,10 +45,19 @@ def status(
             "--watch",
             help="Look again and again until Ctrl-C; plain lines where the "
             "output is no terminal, one object a line with --json.",
+            rich_help_panel=RUN,
         ),
     ] = False,
     interval: Annotated[
-        float, typer.Option("--interval", min=0.1, help="Seconds between two looks of --watch.")
+        float,
+        typer.Option(
+            "--interval",
+            min=0.1,
+            max=3600,
+            help="Seconds between two looks of --watch.",
+            rich_help_panel=RUN,
+            metavar="SECONDS",
+        ),
     ] = INTERVAL,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
@@ -179,7 +191,7 @@ def _done(row: dict[str, Any]) -> str:
 
 def _pace(row: dict[str, Any]) -> list[str]:
     rate = "-" if row["rate"] is None else f"{row['rate']:.1f}/s"
-    return [rate, "-" if row["eta_seconds"] is None else _duration(row["eta_seconds"])]
+    return [rate, "-" if row["eta_seconds"] is None else duration(row["eta_seconds"])]
 
 
 def _plain_lines(found: dict[str, Any]) -> list[str]:
@@ -204,14 +216,6 @@ def print_line(console: Console, line: str) -> None:
     """One plain line, out at once: a log file is being followed."""
     console.data.print(Text(line), soft_wrap=True)
     console.data.file.flush()
-
-
-def _duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _size(count: float) -> str:

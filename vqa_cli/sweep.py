@@ -13,6 +13,7 @@ import typer
 
 from stages.core.errors import ConfigError, UsageError
 from vqa_cli.console import Console
+from vqa_cli.options import COMPUTED
 from vqa_cli.settings import assign, parse_value
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ PlotOption = Annotated[
     typer.Option(
         "--plot",
         metavar="FILE.svg",
-        help="With --sweep: the accuracy against the first swept number as a picture.",
+        help="With --sweep: the accuracy against the first swept number as a picture [none].",
+        rich_help_panel=COMPUTED,
     ),
 ]
 SHOWN = ("accuracy", "keyframe_recall", "keyframe_precision")

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from vqa_cli import completion
 from vqa_cli.console import Console
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
+    INPUTS,
     SELECTS,
     AnswerOption,
     BackboneOption,
@@ -41,58 +44,85 @@ SelectOption = Annotated[
         help="Who keeps frames: localizer, uniform, random, all or oracle; topk and atp learn with "
         "the answerer [localizer].",
         callback=one_of("--select", SELECTS),
+        rich_help_panel=COMPUTED,
+        metavar="NAME",
+        autocompletion=completion.words(*SELECTS),
     ),
 ]
 EvalSelectOption = Annotated[
     str | None,
     typer.Option(
         "--eval-select",
-        help="The same on the tune split [as --select; uniform for random].",
+        help="The same on the tune split: localizer, uniform, random, all, oracle, topk or atp "
+        "[as --select; uniform for random].",
         callback=one_of("--eval-select", SELECTS),
+        rich_help_panel=COMPUTED,
+        metavar="NAME",
+        autocompletion=completion.words(*SELECTS),
     ),
 ]
 SelectorOption = Annotated[
     str | None,
     typer.Option(
-        "--selector", metavar="ID", help="The localizer's weights; none: its backbone as it is."
+        "--selector",
+        metavar="ID",
+        help="The localizer's weights, or none: its backbone as it is [those that fit].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("weights"),
     ),
 ]
 FreezeOption = Annotated[
     bool,
     typer.Option(
-        "--freeze-answerer", help="With --select topk or atp: train the selector alone (Table 6)."
+        "--freeze-answerer",
+        help="With --select topk or atp: train the selector alone (Table 6).",
+        rich_help_panel=COMPUTED,
     ),
 ]
 KeepOption = Annotated[
-    int | None, typer.Option("--keep", min=1, help="Frames that are answered from [4].")
+    int | None,
+    typer.Option(
+        "--keep",
+        min=1,
+        help="Frames that are answered from [4].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
 SeenOption = Annotated[
-    int | None, typer.Option("--frames", min=1, help="Frames seen [all that are stored].")
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames seen [all that are stored].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
 
 
 def train_answerer(
     benchmark: BenchmarkOption,
-    select: SelectOption = None,
-    eval_select: EvalSelectOption = None,
+    split: TrainSplitOption = None,
     selector: SelectorOption = None,
-    freeze_answerer: FreezeOption = False,
-    keep: KeepOption = None,
-    frames: SeenOption = None,
     backbone: BackboneOption = None,
     features: FeaturesOption = None,
     questions: SplitQuestionsOption = None,
-    split: TrainSplitOption = None,
+    select: SelectOption = None,
+    eval_select: EvalSelectOption = None,
+    freeze_answerer: FreezeOption = False,
+    keep: KeepOption = None,
+    frames: SeenOption = None,
     answer: AnswerOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     seed: SeedOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
-    tensorboard: TensorboardOption = False,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    tensorboard: TensorboardOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from vqa_cli import completion
 from vqa_cli.console import Console
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
+    INPUTS,
     BackboneOption,
     BenchmarkOption,
     DebugOption,
@@ -34,32 +37,42 @@ from vqa_cli.settings import settings
 InitOption = Annotated[
     str | None,
     typer.Option(
-        "--init", metavar="ID", help="Localizer weights to start from [the backbone as it is]."
+        "--init",
+        metavar="ID",
+        help="Localizer weights to start from [the backbone as it is].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("weights"),
     ),
 ]
 SeenOption = Annotated[
     int | None,
-    typer.Option("--frames", min=1, help="Frames that 4 are drawn from [all that are stored]."),
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames that 4 are drawn from [all that are stored].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
 
 
 def train_localizer(
     benchmark: BenchmarkOption,
+    split: TrainSplitOption = None,
     init: InitOption = None,
-    frames: SeenOption = None,
     backbone: BackboneOption = None,
     features: FeaturesOption = None,
     questions: SplitQuestionsOption = None,
-    split: TrainSplitOption = None,
+    frames: SeenOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     seed: SeedOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
-    tensorboard: TensorboardOption = False,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    tensorboard: TensorboardOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,

@@ -8,6 +8,7 @@ import typer
 
 from vqa_cli.console import Console
 from vqa_cli.options import (
+    COMPUTED,
     DEFAULT_WORKSPACE,
     AnswerOption,
     BackboneOption,
@@ -36,28 +37,41 @@ from vqa_cli.settings import settings
 
 def train_teacher(
     benchmark: BenchmarkOption,
-    keep: Annotated[
-        int | None,
-        typer.Option("--keep", min=1, help="Train a K-frame start instead of the teacher."),
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option("--frames", min=1, help="Frames seen [all that are stored].")
-    ] = None,
+    split: TrainSplitOption = None,
     backbone: BackboneOption = None,
     features: FeaturesOption = None,
     questions: SplitQuestionsOption = None,
-    split: TrainSplitOption = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            "--keep",
+            min=1,
+            help="Train a K-frame start instead of the teacher [the teacher, all frames].",
+            rich_help_panel=COMPUTED,
+            metavar="K",
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            "--frames",
+            min=1,
+            help="Frames seen [all that are stored].",
+            rich_help_panel=COMPUTED,
+            metavar="N",
+        ),
+    ] = None,
     answer: AnswerOption = None,
     preset: PresetOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     seed: SeedOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
-    tensorboard: TensorboardOption = False,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    tensorboard: TensorboardOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stages.artifacts.result import StageResult
 from stages.core.errors import UsageError
+from vqa_cli import completion
 from vqa_cli.console import Console
 from vqa_cli.options import (
     BLIND,
+    COMPUTED,
     DEFAULT_WORKSPACE,
+    INPUTS,
+    MAX_SLOTS,
     VIDEODISTILL_TASKS,
     VIDEODISTILL_VARIANTS,
     BackboneOption,
@@ -39,72 +42,116 @@ from vqa_cli.settings import settings
 from vqa_cli.sweep import PlotOption, combinations
 from vqa_cli.training_sweep import TrainingSweep, swept
 
+if TYPE_CHECKING:
+    from stages.artifacts.result import StageResult
+
 TaskOption = Annotated[
     str | None,
     typer.Option(
         "--task",
         help="open-ended, choice, contrastive or matching (retrieval) [the benchmark's own].",
         callback=one_of("--task", VIDEODISTILL_TASKS),
+        rich_help_panel=COMPUTED,
+        metavar="NAME",
+        autocompletion=completion.words(*VIDEODISTILL_TASKS),
     ),
 ]
 VariantOption = Annotated[
     str | None,
     typer.Option(
         "--variant",
-        help="A row of the paper's Table 4, a to f: f is the whole model.",
+        help="A row of the paper's Table 4: a, b, c, d, e, or f, the whole model [f].",
         callback=one_of("--variant", VIDEODISTILL_VARIANTS),
+        rich_help_panel=COMPUTED,
+        metavar="LETTER",
+        autocompletion=completion.words(*VIDEODISTILL_VARIANTS),
     ),
 ]
 InitOption = Annotated[
     str | None,
-    typer.Option("--init", metavar="ID", help="Weights to start from [none: CLIP's text tower]."),
+    typer.Option(
+        "--init",
+        metavar="ID",
+        help="Weights to start from [none: CLIP's text tower].",
+        rich_help_panel=INPUTS,
+        autocompletion=completion.ids_of("weights"),
+    ),
 ]
-KeepOption = Annotated[int | None, typer.Option("--keep", min=1, help="Slots for frames [16].")]
+KeepOption = Annotated[
+    int | None,
+    typer.Option(
+        "--keep",
+        min=1,
+        max=MAX_SLOTS,
+        help="Slots for frames [16].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
+]
 SeenOption = Annotated[
-    int | None, typer.Option("--frames", min=1, help="Frames seen [all that are stored].")
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        help="Frames seen [all that are stored].",
+        rich_help_panel=COMPUTED,
+        metavar="N",
+    ),
 ]
 SweepOption = Annotated[
     str | None,
-    typer.Option("--sweep", help='Train every combination: "variant=a,b,f seed=1,2,3".'),
+    typer.Option(
+        "--sweep",
+        help='Train every combination: "variant=a,b,f seed=1,2,3" [none].',
+        rich_help_panel=COMPUTED,
+        metavar="GRID",
+    ),
 ]
 EvaluateOption = Annotated[
     bool,
-    typer.Option("--evaluate", help="With --sweep: answer the report split with each network."),
+    typer.Option(
+        "--evaluate",
+        help="With --sweep: answer the report split with each network.",
+        rich_help_panel=COMPUTED,
+    ),
 ]
 BlindOption = Annotated[
     str | None,
     typer.Option(
         "--blind",
-        help="With --evaluate: answer it without the video as well.",
+        help="With --evaluate: answer it blind as well: static, gaussian or shuffled [none].",
         callback=one_of("--blind", BLIND),
+        rich_help_panel=COMPUTED,
+        metavar="HOW",
+        autocompletion=completion.words(*BLIND),
     ),
 ]
 
 
 def train_videodistill(
     benchmark: BenchmarkOption,
+    split: TrainSplitOption = None,
+    init: InitOption = None,
+    backbone: BackboneOption = None,
+    features: FeaturesOption = None,
+    questions: SplitQuestionsOption = None,
     task: TaskOption = None,
     variant: VariantOption = None,
-    init: InitOption = None,
     keep: KeepOption = None,
     frames: SeenOption = None,
     sweep: SweepOption = None,
     evaluate: EvaluateOption = False,
     plot: PlotOption = None,
     blind: BlindOption = None,
-    backbone: BackboneOption = None,
-    features: FeaturesOption = None,
-    questions: SplitQuestionsOption = None,
-    split: TrainSplitOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     seed: SeedOption = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    name: NameOption = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
-    tensorboard: TensorboardOption = False,
     dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    name: NameOption = None,
+    tensorboard: TensorboardOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -150,7 +197,7 @@ def train_videodistill(
 
     if sweep is not None and dry_run:
         planned = [
-            (label, stage.plan(root, decided(given)))
+            (label, stage.plan(root, decided(given), device))
             for label, given in swept(values, combinations(sweep))
         ]
         console.plans("train-videodistill", planned)
@@ -160,7 +207,7 @@ def train_videodistill(
         table.run(values, combinations(sweep), train, evaluate=evaluate, plot=plot)
         return 0
     if dry_run:
-        console.plan("train-videodistill", stage.plan(root, decided(values)))
+        console.plan("train-videodistill", stage.plan(root, decided(values), device))
         return 0
     console.stage("train-videodistill", [train(values)])
     return 0

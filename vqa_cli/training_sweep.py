@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stages.artifacts.result import StageResult
-from stages.artifacts.store import Workspace
 from stages.core.errors import ConfigError, UsageError
 from stages.core.runtime import Runtime
 from vqa_cli.answering import answering_stage
 from vqa_cli.console import Console
 from vqa_cli.settings import assign
 from vqa_cli.sweep import check_plot, draw_sweep
+
+if TYPE_CHECKING:
+    from stages.artifacts.result import StageResult
+    from stages.artifacts.store import Workspace
 
 Settings = dict[str, Any]
 FIGURES = ("accuracy", "R@1", "keyframe_recall", "keyframe_precision")

@@ -198,9 +198,8 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} cannot be read ({error})", "vqa artifacts verify --repair"
-        ) from None
+        why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise DataError(f"{path} {why}", "vqa artifacts verify --repair") from None
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from stages.artifacts.progress import (
 )
 from stages.artifacts.store import (
     FORMAT_VERSIONS,
-    MANIFEST,
     REBUILD_COMMANDS,
     Artifact,
     Listing,
     Workspace,
     delete_directory,
+    has_manifest,
     pick_by_name,
     verify_files,
 )
@@ -153,34 +153,42 @@ def _why_stale(workspace: Workspace, record: dict[str, str]) -> str:
     return f"was made again with other content ({found.manifest['created']})"
 
 
-def find_anywhere(workspace: Workspace, reference: str) -> Artifact:
-    """A finished artifact of any kind by path, id, label or the start of its id.
+def find_anywhere(workspace: Workspace, reference: str) -> Listing:
+    """A finished artifact of any kind, readable or not, by path, id, label or start of its id.
 
     Raises:
         MissingInput: Nothing of that name.
         UsageError: Several.
     """
-    if (Path(reference) / MANIFEST).exists():
-        return workspace.open(Path(reference).absolute())
-    every = [item for kind in FORMAT_VERSIONS for item in workspace.finished(kind)]
+    if _is_there(Path(reference)):
+        return workspace.listing(Path(reference).absolute())
+    every = [item for item in workspace.listings() if item.artifact is not None or item.problem]
     return pick_by_name(every, reference, "artifact", workspace.root)
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a path is an artifact, be it one that may not be entered."""
+    try:
+        return has_manifest(path)
+    except DataError:
+        return True
+
+
 def check_artifacts(
-    workspace: Workspace, chosen: Sequence[Artifact] | None, progress: Progress
+    workspace: Workspace, chosen: Sequence[Listing] | None, progress: Progress
 ) -> dict[Path, list[str]]:
     """What is wrong with finished artifacts, by directory; empty if all is well."""
+    listings = workspace.listings() if chosen is None else chosen
     problems: dict[Path, list[str]] = {}
-    if chosen is None:
-        listings = workspace.listings()
-        chosen = inputs_first([item.artifact for item in listings if item.artifact is not None])
-        problems = {item.path: [item.problem] for item in listings if item.problem}
-    for number, artifact in enumerate(chosen):
-        # Opened again: a repair writes a new manifest, and logs in it may differ.
-        found = verify_files(workspace.open(artifact.path))
+    # Looked at again: a repair writes a new manifest, and logs in it may differ.
+    again = [workspace.listing(item.path) for item in listings]
+    problems = {item.path: [item.problem] for item in again if item.problem}
+    readable = inputs_first([item.artifact for item in again if item.artifact is not None])
+    for number, artifact in enumerate(readable):
+        found = verify_files(artifact)
         if found:
             problems[artifact.path] = found
-        progress(number + 1, len(chosen), "artifacts verified")
+        progress(number + 1, len(readable), "artifacts verified")
     return problems
 
 
@@ -196,8 +204,21 @@ def inputs_first(artifacts: Sequence[Artifact]) -> list[Artifact]:
 
 
 def prunable(workspace: Workspace, kind: str | None) -> list[Path]:
-    """Unfinished artifacts that no living process is writing."""
-    return [item.path for item in workspace.listings(kind) if item.state == "unfinished"]
+    """Unfinished artifacts that no living process is writing; never what a link leads to."""
+    unfinished = [item.path for item in workspace.listings(kind) if item.state == "unfinished"]
+    return [path for path in unfinished if not path.is_symlink()]
+
+
+def check_deletable(workspace: Workspace, path: Path) -> None:
+    """Look before anything is deleted.
+
+    Raises:
+        UsageError: The directory is not an artifact of this workspace.
+    """
+    real, root = path.resolve(), workspace.root.resolve()
+    own = real.parent.parent == root and real.parent.name in FORMAT_VERSIONS
+    if not own or path.is_symlink():
+        raise UsageError(f"{path} is not an artifact of workspace {workspace.root}")
 
 
 def delete_artifact(workspace: Workspace, path: Path) -> None:
@@ -206,8 +227,6 @@ def delete_artifact(workspace: Workspace, path: Path) -> None:
     Raises:
         UsageError: The directory is not an artifact of this workspace.
     """
-    real, root = path.resolve(), workspace.root.resolve()
-    if real.parent.parent != root or real.parent.name not in FORMAT_VERSIONS:
-        raise UsageError(f"{path} is not an artifact of workspace {workspace.root}")
+    check_deletable(workspace, path)
     with locked(workspace.lock_path(path.parent.name, path.name, "artifact")):
         delete_directory(path)

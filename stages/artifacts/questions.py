@@ -216,9 +216,8 @@ def question_columns(artifact: Artifact, columns: Sequence[str]) -> Iterator[tup
             for batch in file.iter_batches(columns=list(columns)):
                 yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} cannot be read ({error})", "vqa artifacts verify --repair"
-        ) from None
+        why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise DataError(f"{path} {why}", "vqa artifacts verify --repair") from None
 
 
 def video_records(artifact: Artifact) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.artifacts import atomic
-from stages.artifacts.locks import HeldLock, locked, try_lock
+from stages.artifacts.locks import HeldLock, is_locked, locked, try_lock
 from stages.artifacts.store import Artifact, Draft, Request, Workspace
 from stages.core.errors import UsageError
 from stages.core.runtime import Runtime, ShardSelection
@@ -86,16 +86,32 @@ class ShardedDraft:
         process that waited here with claimed shards in its pipeline could wait for one that waits
         for it.
         """
-        for shard in range(self.num_shards):
-            if shard not in self.selection or self.is_done(shard):
-                continue
-            lock = try_lock(self.draft.lock_path(f"shard-{shard:05d}"))
-            if lock is None:
-                continue
-            if self.is_done(shard):
-                lock.release()
-                continue
-            yield Claim(shard, lock)
+        for shard in self.missing():
+            claim = self.claim(shard)
+            if claim is not None:
+                yield claim
+
+    def claim(self, shard: int) -> Claim | None:
+        """Claim one shard; None if somebody has done or is doing it."""
+        if self.is_done(shard):
+            return None
+        lock = try_lock(self.draft.lock_path(f"shard-{shard:05d}"))
+        if lock is None:
+            return None
+        if self.is_done(shard):
+            lock.release()
+            return None
+        return Claim(shard, lock)
+
+    def is_free(self, shard: int) -> bool:
+        """Whether nobody has done or is doing a shard now."""
+        lock = self.draft.lock_path(f"shard-{shard:05d}")
+        return not self.is_done(shard) and not is_locked(lock)
+
+    def missing(self) -> list[int]:
+        """The selected shards that are not finished."""
+        shards = range(self.num_shards)
+        return [shard for shard in shards if shard in self.selection and not self.is_done(shard)]
 
     def commit(self, claim: Claim, data: bytes | memoryview, record: Mapping[str, Any]) -> None:
         """Write a claimed shard and its sidecar, and give the claim back."""
@@ -129,8 +145,7 @@ class ShardedDraft:
         Args:
             run_pass: Builds and commits the claimed shards; returns how many.
         """
-        selected = [shard for shard in range(self.num_shards) if shard in self.selection]
-        while not all(self.is_done(shard) for shard in selected):
+        while self.missing():
             if run_pass(self.claims()) == 0:
                 time.sleep(POLL_SECONDS)
 

@@ -8,8 +8,11 @@ directory and changed ones stand beside each other. Contract: docs/artifacts.md.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from stages.artifacts import atomic
 from stages.artifacts.locks import is_locked, locked
@@ -66,6 +69,19 @@ MANIFEST_PARTS = {
     "counts": dict, "created": str, "host": dict,
 }  # fmt: skip
 """What every manifest holds."""
+
+CONFIG_KEYS = {
+    "questions": ("benchmark", "split"),
+    "features": ("benchmark", "split", "backbone", "sampling"),
+    "pseudo-labels": ("benchmark", "split", "round"),
+    "weights": ("system", "role", "benchmark", "backbone", "model"),
+    "predictions": ("benchmark", "split", "system"),
+    "metrics": ("benchmark", "split", "system"),
+}
+"""What the config of a kind must hold for artifacts to be chosen by it."""
+
+DRAFT_NAME = re.compile(r"[\w.-]+-[0-9a-f]{12}", re.ASCII)
+"""Directory names that a draft can have."""
 
 REBUILD_HINT = "delete the folder and rebuild the artifact"
 
@@ -288,6 +304,16 @@ class Listing:
     running: bool
 
     @property
+    def id(self) -> str:
+        """Directory name."""
+        return self.path.name
+
+    @property
+    def label(self) -> str:
+        """As the manifest has it, or the directory name says."""
+        return self.artifact.label if self.artifact else self.path.name[:-13]
+
+    @property
     def state(self) -> str:
         """`finished`, `running`, `unfinished` or `unreadable`."""
         if self.artifact is not None:
@@ -319,7 +345,7 @@ class Workspace:
     def existing(self, request: Request) -> Artifact | None:
         """The finished artifact of `request`, if there is one, under whatever label."""
         for path in self._directories(request):
-            if (path / MANIFEST).exists():
+            if has_manifest(path):
                 artifact = open_artifact(path)
                 if artifact.fingerprint == request.fingerprint:
                     return artifact
@@ -378,18 +404,22 @@ class Workspace:
         for name in FORMAT_VERSIONS if kind is None else [kind]:
             folder = self.root / name
             if folder.is_dir():
-                found += [self._listing(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+                found += [self.listing(path) for path in _artifact_folders(folder)]
         return found
 
-    def _listing(self, path: Path) -> Listing:
+    def listing(self, path: Path) -> Listing:
+        """One artifact directory, whatever its state."""
         kind = path.parent.name
         running = any(
             is_locked(lock) for lock in (self.root / ".locks" / kind).glob(f"{path.name}.*.lock")
         )
-        if not (path / MANIFEST).exists():
-            return Listing(path, kind, None, "", running)
         try:
-            return Listing(path, kind, open_artifact(path), "", running)
+            if not has_manifest(path):
+                return Listing(path, kind, None, "", running)
+            artifact = open_artifact(path)
+            if kind in FORMAT_VERSIONS and artifact.kind != kind:
+                raise DataError(f"{path} holds {artifact.kind}, not {kind}")
+            return Listing(path, kind, artifact, "", running)
         except DataError as error:
             return Listing(path, kind, None, error.message, running)
 
@@ -405,7 +435,7 @@ class Workspace:
             MissingInput: Nothing of that name.
             UsageError: Several.
         """
-        if (Path(reference) / MANIFEST).exists():
+        if has_manifest(Path(reference)):
             return open_artifact(Path(reference))
         return pick_by_name(self.finished(kind), reference, f"{kind} artifact", self.root)
 
@@ -451,7 +481,22 @@ class Workspace:
         return fitting[-1]
 
 
-def pick_by_name(artifacts: Sequence[Artifact], reference: str, what: str, root: Path) -> Artifact:
+class Named(Protocol):
+    """What a user can name: an artifact, or a listing of one."""
+
+    @property
+    def id(self) -> str:
+        """Directory name."""
+
+    @property
+    def label(self) -> str:
+        """The readable part of the id."""
+
+
+Item = TypeVar("Item", bound=Named)
+
+
+def pick_by_name(artifacts: Sequence[Item], reference: str, what: str, root: Path) -> Item:
     """The artifact that `reference` names: by id, else by label, else by the start of its id.
 
     Raises:
@@ -492,9 +537,43 @@ def delete_directory(path: Path) -> None:
     """Delete an artifact, its manifest first so that no reader meets half of one."""
     if not path.exists():
         return
-    (path / MANIFEST).unlink(missing_ok=True)
+    if not (path / MANIFEST).is_dir():
+        (path / MANIFEST).unlink(missing_ok=True)
     atomic.fsync_directory(path)
     shutil.rmtree(path)
+
+
+def has_manifest(path: Path) -> bool:
+    """Whether the directory `path` holds a manifest, readable or not.
+
+    Raises:
+        DataError: It may not be entered, so that nobody can tell.
+    """
+    try:
+        (path / MANIFEST).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no folder's, but a slip of whoever named it
+            raise
+        raise _unreadable(path, error) from None
+    return True
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path} cannot be read: {error.strerror or error}", "mend it, or take it out of the way"
+    )
+
+
+def _artifact_folders(folder: Path) -> list[Path]:
+    """Directories of a kind's folder that are artifacts; what others put beside them is not."""
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_ours(path)]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a directory has a draft's name, or holds a manifest under any other."""
+    return DRAFT_NAME.fullmatch(path.name) is not None or os.access(path / MANIFEST, os.F_OK)
 
 
 def open_artifact(path: Path) -> Artifact:
@@ -502,18 +581,20 @@ def open_artifact(path: Path) -> Artifact:
     kind = path.parent.name
     command = REBUILD_COMMANDS.get(kind, "the command that makes it")
     manifest_path = path / MANIFEST
-    if not manifest_path.exists():
+    if not has_manifest(path):
         raise MissingInput(
             f"not a finished artifact (no {MANIFEST}): {path}", f"run {command} again"
         )
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        kind, version = manifest["kind"], int(manifest["format_version"])
+        kind, version = str(manifest["kind"]), int(manifest["format_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{manifest_path} is not a manifest ({type(error).__name__}: {error})",
-            "vqa artifacts verify --repair",
+            REBUILD_HINT,
         ) from None
+    except OSError as error:
+        raise _unreadable(manifest_path, error) from None
     if kind not in FORMAT_VERSIONS:
         raise ArtifactVersionError(
             f"{path} is of a kind unknown to this version: {kind!r}", "update vqa"
@@ -528,6 +609,9 @@ def _check_names(path: Path, manifest: dict[str, Any]) -> None:
     for name, kind in MANIFEST_PARTS.items():
         if not isinstance(manifest.get(name), kind):
             raise DataError(f"{path} has no {name!r}, or of another type", REBUILD_HINT)
+    for key in CONFIG_KEYS.get(manifest["kind"], ()):
+        if key not in manifest["config"]:
+            raise DataError(f"{path} has no {key!r} in its config", REBUILD_HINT)
     places = [f"{item.get('kind')}/{item.get('id')}" for item in manifest["inputs"]]
     logs = manifest["host"].get("logs", {}) if isinstance(manifest["host"], dict) else {}
     for name in [*manifest["files"], *logs, *places]:
@@ -564,12 +648,20 @@ def _damages(artifact: Artifact) -> Iterator[tuple[str, str]]:
     logs = artifact.manifest["host"].get("logs", {})
     for name, entry in (artifact.manifest["files"] | logs).items():
         file = artifact.path / name
-        if not file.is_file():
-            yield name, "missing"
-        elif file.stat().st_size != entry["size"]:
-            yield name, f"{file.stat().st_size} bytes instead of {entry['size']}"
-        elif atomic.sha256_file(file) != entry["sha256"]:
-            yield name, "checksum differs"
+        try:
+            problem = _damage(file, entry)
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror or error}"
+        if problem:
+            yield name, problem
+
+
+def _damage(file: Path, entry: dict[str, Any]) -> str:
+    if not file.is_file():
+        return "missing"
+    if file.stat().st_size != entry["size"]:
+        return f"{file.stat().st_size} bytes instead of {entry['size']}"
+    return "" if atomic.sha256_file(file) == entry["sha256"] else "checksum differs"
 
 
 def library_versions() -> dict[str, str]:

@@ -5,12 +5,11 @@ Reads and writes nothing. `as_json` is the object of docs/ask.md.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stages.asking.questions import Asked
+from stages.core.probabilities import softmax
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,6 @@ class Answered:
 def unanswered(asked: Asked, problem: str) -> Answered:
     """A question that the system cannot be asked."""
     return Answered(asked, None, "", (), (), "", None, 0.0, problem)
-
-
-def softmax(scores: Sequence[float]) -> list[float]:
-    """Shares of the scores, adding up to 1; empty for none."""
-    if not scores:
-        return []
-    powers = [math.exp(score - max(scores)) for score in scores]
-    return [power / sum(powers) for power in powers]
 
 
 def clock(seconds: float, digits: int = 2) -> str:

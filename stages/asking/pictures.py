@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from stages.artifacts import atomic
 from stages.asking.answers import Answered
+from stages.asking.outputs import PICTURE_SIGN
 from stages.asking.video import LONGEST_SIDE, Video
 from stages.video.frames import FrameBatch
 
 PAGE_SIDE = 320
 """Longest side in pixels of a picture inside a page."""
 JPEG_QUALITY = 82
+AT_ONCE = 64
 
 
 def save_keyframes(folder: Path, video: Video, answers: Iterable[Answered]) -> dict[int, Path]:
     """Write every kept frame as a PNG in its own size; frame number -> file.
 
     Questions share the files of frames that several of them kept. Files of the same name are
-    replaced, others are left alone.
+    replaced (`check_save` refused those of others), the rest is left alone.
 
     Raises:
         MachineError: The disk is full.
@@ -55,6 +58,16 @@ def page_pictures(video: Video, answers: Iterable[Answered]) -> Mapping[int, str
     }
 
 
+def jpegs(video: Video, frames: Sequence[int]) -> dict[int, bytes]:
+    """Frame number -> JPEG of the page's size; a few are held as pixels at a time."""
+    found = {}
+    for first in range(0, len(frames), AT_ONCE):
+        batch = video.pictures(frames[first : first + AT_ONCE], PAGE_SIDE)
+        for frame, pixels in zip(batch.indices.tolist(), batch.frames, strict=True):
+            found[frame] = _encoded(pixels, "JPEG")
+    return found
+
+
 def _kept(video: Video, answers: Iterable[Answered], longest: int) -> FrameBatch:
     wanted = {frame.frame for answered in answers for frame in answered.kept}
     return video.pictures(sorted(wanted), longest)
@@ -62,6 +75,11 @@ def _kept(video: Video, answers: Iterable[Answered], longest: int) -> FrameBatch
 
 def _encoded(pixels: object, kind: str) -> bytes:
     buffer = io.BytesIO()
-    how = {"optimize": True} if kind == "PNG" else {"quality": JPEG_QUALITY}
-    Image.fromarray(pixels).save(buffer, kind, **how)  # type: ignore[arg-type]
+    image = Image.fromarray(pixels)  # type: ignore[arg-type]
+    if kind == "PNG":
+        sign = PngInfo()
+        sign.add_text("Software", PICTURE_SIGN)
+        image.save(buffer, kind, optimize=True, pnginfo=sign)
+    else:
+        image.save(buffer, kind, quality=JPEG_QUALITY)
     return buffer.getvalue()

@@ -57,7 +57,7 @@ def asked(question: str, options: Sequence[str]) -> Asked:
     Raises:
         UsageError: An empty text, a single option, or the same option twice.
     """
-    problem = _problem(question, options)
+    problem = problem_of(question, options)
     if problem:
         raise UsageError(problem, "vqa ask VIDEO QUESTION -o A -o B, or no -o to let it write")
     return Asked(question, tuple(options))
@@ -80,7 +80,8 @@ def read_questions(path: Path) -> list[Asked]:
 
 def _rows(path: Path) -> Iterator[Asked]:
     text = read_text_or_explain(path, "file of questions", "one JSON object a line")
-    for number, line in enumerate(text.split("\n"), start=1):
+    # Some editors begin a file with a byte order mark.
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         if line.strip():
             yield _row(line, f"{path}:{number}", str(number))
 
@@ -91,19 +92,36 @@ def _row(line: str, where: str, number: str) -> Asked:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})", "one JSON object a line") from None
     if not isinstance(record, dict):
-        raise DataError(f"{where}: a JSON object is expected, not a {type(record).__name__}")
-    question, options = record.get("question"), record.get("options") or []
-    if not isinstance(question, str):
-        raise DataError(f"{where}: question: a text is expected", "question and options")
-    if not isinstance(options, list) or not all(isinstance(text, str) for text in options):
-        raise DataError(f"{where}: options: a list of texts is expected", "leave it out for none")
-    problem = _problem(question, options)
+        raise DataError(
+            f"{where}: a JSON object is expected, not a {type(record).__name__}",
+            "one JSON object a line",
+        )
+    wrong = wrong_fields(record)
+    if wrong:
+        raise DataError(f"{where}: {wrong}")
+    question, options = record["question"], record.get("options") or ()
+    problem = problem_of(question, options)
     if problem:
         raise DataError(f"{where}: {problem}")
-    return Asked(question, tuple(options), str(record.get("question_id") or number))
+    name = record.get("question_id")
+    return Asked(question, tuple(options), number if name in (None, "") else str(name))
 
 
-def _problem(question: str, options: Sequence[str]) -> str:
+def wrong_fields(record: dict[str, Any]) -> str:
+    """Why `question` or `options` of a JSON object are of the wrong kind, or an empty string.
+
+    Options that are absent or null are none; nothing else that is not a list is.
+    """
+    if not isinstance(record.get("question"), str):
+        return "question: a text is expected"
+    options = record.get("options")
+    texts = isinstance(options, list) and all(isinstance(text, str) for text in options)
+    if not texts and options is not None:
+        return "options: a list of texts is expected, or none at all"
+    return ""
+
+
+def problem_of(question: str, options: Sequence[str]) -> str:
     """Why this cannot be asked, or an empty string."""
     if not question.strip():
         return "the question is empty"

@@ -44,6 +44,8 @@ DEFAULT_BACKBONE = "tiny-blip2"
 DEFAULT_FRAMES = 32
 MOST_FRAMES = 1024
 """Of one video, in memory at once."""
+MOST_SEED = 2**32 - 1
+"""What a generator of random numbers takes."""
 SHAPES_ONLY = (
     "the embedded backbones know generated shapes and nothing of the world; for real videos: "
     "--backbone blip2-flan-t5-xl, or --weights trained on a real backbone"
@@ -89,9 +91,12 @@ class AskRequest:
         if self.selector_backbone:
             chosen = self.selector.id if self.selector else f"{self.selector_backbone} as it is"
             notes.append(f"{self.select}: {chosen}")
-        if self.backbone in EMBEDDED:
-            notes.append(SHAPES_ONLY)
-        return notes
+        return [*notes, self.warning] if self.warning else notes
+
+    @property
+    def warning(self) -> str:
+        """What the answers are not good for, or an empty string."""
+        return SHAPES_ONLY if self.backbone in EMBEDDED else ""
 
 
 def ask_request(
@@ -135,6 +140,9 @@ def ask_request(
     frames = _trained_frames(name, chosen, held, found) or given.get("frames", DEFAULT_FRAMES)
     if type(frames) is not int or not 1 <= frames <= MOST_FRAMES:
         raise UsageError(f"--frames {frames!r}: a number from 1 to {MOST_FRAMES} is expected")
+    seed = given.get("seed", 0)
+    if type(seed) is not int or not 0 <= seed <= MOST_SEED:
+        raise UsageError(f"--seed {seed!r}: a number from 0 to {MOST_SEED} is expected")
     keep = given.get("keep")
     if isinstance(keep, int) and keep > frames:
         raise UsageError(f"cannot keep {keep} of {frames} frames", "a smaller --keep")

@@ -33,6 +33,9 @@ from stages.video.tasks import (
 )
 
 LONGEST_SIDE = 4096
+ADDRESSES = (("http:",), ("https:",), ("file:",))
+"""First parts of paths that were meant as addresses."""
+VIDEO_HINT = "a video file, or a folder of jpg or png frames"
 LEAVE_SECONDS = 2.0
 """How long an error waits for frames that nobody will look at, to leave no process behind."""
 
@@ -86,18 +89,23 @@ class Video:
     Args:
         path: A file, or a folder of jpg or png frames.
         decoder: `auto`, `decord` or `pyav`.
+        decode_seconds: After which one pass over the video is given up; none: as `DecodePool`.
 
     Raises:
         MissingInput: No such file.
         UsageError: No such decoder.
     """
 
-    def __init__(self, path: Path, decoder: str = "auto") -> None:
+    def __init__(
+        self, path: Path, decoder: str = "auto", decode_seconds: float | None = None
+    ) -> None:
         if not path.exists():
-            raise MissingInput(f"no such video: {path}", "the path of a video file")
+            address = path.parts[:1] in ADDRESSES
+            hint = "a video file on this machine; nothing is downloaded" if address else VIDEO_HINT
+            raise MissingInput(f"no such video: {path}", hint)
         self.path, self.name = path, _own_name(path)
         self.identity = decoder_identity(decoder)
-        self._pool = DecodePool(1, decoder)
+        self._pool = DecodePool(1, decoder, decode_seconds)
         self._decoding: threading.Thread | None = None
         self._info: VideoInfo | None = None
 
@@ -205,4 +213,4 @@ def shown_size(info: VideoInfo, longest: int) -> tuple[int, int]:
 
 def _refusal(failure: DecodeFailure) -> VideoError:
     """What a decode process said, as an error."""
-    return VideoError(failure.decoder_words, "a video file, or a folder of jpg or png frames")
+    return VideoError(failure.decoder_words, VIDEO_HINT)

@@ -17,12 +17,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from stages.bench.sizes import BackboneSize, backbone_config, backbone_size, clip_config, tower_size
+from stages.bench.cluster import StepWork
 from stages.benchmarks.manifest import BenchmarkManifest
 from stages.benchmarks.shapes.questions import QUESTIONS_PER_VIDEO
 from stages.core.errors import ConfigError
 from stages.models.backbones.catalog import PUBLISHED_LAYOUTS, backbone_path
 from stages.models.backbones.folder import BackboneFolder
+from stages.models.backbones.sizes import (
+    BackboneSize,
+    backbone_config,
+    backbone_size,
+    clip_config,
+    tower_size,
+)
 from stages.models.videodistill_config import PAPER, TABLE_4, VideoDistillConfig
 from stages.models.videodistill_cost import pair_cost
 from stages.recipes.recipe import Recipe
@@ -30,15 +37,18 @@ from stages.recipes.recipe import Recipe
 T5_WORDS, BERT_WORDS = 80, 75
 """Pieces of a prompt of NExT-QA (specs/vlap.md 9.2)."""
 ANSWER_STEPS = 2
+TRAINING_COMMANDS = (
+    "train-teacher", "distill", "train-localizer", "refine-localizer", "train-answerer",
+    "train-videodistill", "pretrain-videodistill",
+)  # fmt: skip
+SHARD_BYTES = 256 * 1024 * 1024
+"""Of features, as `vqa extract-features` cuts them."""
 BACKWARD = 2.0
 """Operations of a backward pass, in forward passes; half of it through frozen weights."""
 PRODUCT_SHARE = 0.5
 """Share of a large product's rate that networks reach: 0.6 measured with `vqa bench features` on
 the CPU that this was written on, 0.5 is what is aimed for on an accelerator."""
 VIDEODISTILL_WORDS = 16
-FLOAT = 4
-TRAINED_BYTES = 16
-"""Per trained parameter: the weight, its gradient and Adam's two moments in float32."""
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1, "float8": 1}
 
 
@@ -52,7 +62,7 @@ class Estimate:
         frames: Frames that go through a tower.
         bytes: Written, of features.
         operations: Floating-point operations.
-        memory_bytes: Weights, gradients, moments and one batch of features.
+        memory: The most of it: `Peak` as plain values.
         seconds: On this machine.
     """
 
@@ -61,7 +71,7 @@ class Estimate:
     frames: int | None = None
     bytes: int | None = None
     operations: int | None = None
-    memory_bytes: int | None = None
+    memory: dict[str, int] | None = None
     seconds: float | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -290,13 +300,52 @@ def estimate(step: Step, counts: Counts, rate: float, reported: Counts | None = 
     config = named_config(backbone)
     each = [_run(one, counts, config, reported) for one in step.runs]
     operations = _total([one.operations for one in each])
-    memory = [one.memory_bytes for one in each if one.memory_bytes is not None]
     return replace(
         each[0],
         operations=operations,
-        memory_bytes=max(memory, default=None),
         seconds=None if operations is None else round(operations / (rate * PRODUCT_SHARE), 1),
     )
+
+
+def step_work(
+    step: Step, found: Estimate, counts: Counts, clips_per_shard: int | None = None
+) -> StepWork:
+    """What a step has to do, for machines that it may be laid out on.
+
+    Args:
+        step: The command line.
+        found: Its estimate.
+        counts: Of the splits that it works on.
+        clips_per_shard: Of an extraction; none: as the stage itself would cut.
+    """
+    if found.operations is None or step.backbone is None:
+        return StepWork()
+    tower = tower_size(named_config(step.backbone))
+    row = tower.tokens * tower.width * ITEM_BYTES["float16"]
+    if step.command.startswith("extract-"):
+        clips, frames = counts.clips or 0, found.frames or 0
+        decodes = step.command == "extract-frames" or "--from-videos" in step.line
+        per_clip = max((found.bytes or 0) // max(clips, 1), 1)
+        per_shard = clips_per_shard or min(64, max(1, SHARD_BYTES // per_clip))
+        return StepWork(
+            operations=found.operations,
+            clips=clips if decodes else 0,
+            frames=frames if decodes else 0,
+            reads=0 if decodes else frames * 3 * _side(named_config(step.backbone)) ** 2,
+            writes=found.bytes or 0,
+            shards=max(1, -(-clips // per_shard)),
+        )
+    questions, runs = counts.questions or 0, len(step.runs)
+    seen = questions * step.frames * row * runs
+    if step.command in TRAINING_COMMANDS:
+        epochs = step.whole("training.epochs", 10)
+        batch = step.whole("training.batch_size", 8)
+        return StepWork(found.operations, reads=seen * epochs, shards=0, batch=batch)
+    return StepWork(found.operations, reads=seen, shards=max(1, -(-questions // 256)))
+
+
+def _side(config: Mapping[str, Any]) -> int:
+    return int(config.get("vision_config", {}).get("image_size", 224))
 
 
 def _run(
@@ -320,7 +369,7 @@ def _extraction(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estima
     frames = None if counts.clips is None else counts.clips * per_clip
     item = _item_bytes(step)
     row = tower.tokens * tower.width * item
-    pixels = config.get("vision_config", {}).get("image_size", 224) ** 2 * 3
+    pixels = 3 * _side(config) ** 2
     written = pixels if step.command == "extract-frames" else row
     work = 0 if step.command == "extract-frames" else tower.flops
     return Estimate(
@@ -329,7 +378,6 @@ def _extraction(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estima
         frames=frames,
         bytes=None if frames is None else frames * written,
         operations=None if frames is None else frames * work,
-        memory_bytes=FLOAT * tower.parameters + step.frames * tower.tokens * tower.width * FLOAT,
     )
 
 
@@ -345,29 +393,26 @@ def _training(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estimate
     if config.get("model_type") == "clip":
         return _videodistill(step, counts, config, train=True)
     size = backbone_size(config)
-    epochs, batch = step.whole("training.epochs", 10), step.whole("training.batch_size", 8)
-    operations, trained = _step_operations(step, size)
-    features = batch * step.frames * size.tower.tokens * size.tower.width * FLOAT
+    epochs = step.whole("training.epochs", 10)
+    operations = _step_operations(step, size)
     return Estimate(
         items=counts.questions,
         operations=None if counts.questions is None else counts.questions * epochs * operations,
-        memory_bytes=_weights(step, size, trained) + features,
     )
 
 
-def _step_operations(step: Step, size: BackboneSize) -> tuple[int, int]:
-    """Operations of one question in training, and parameters that are held in training."""
+def _step_operations(step: Step, size: BackboneSize) -> int:
+    """Operations of one question in training."""
     T, K = step.frames, step.keep
     qformer = size.qformer.flops(size.tower.tokens, BERT_WORDS)
     learns = 1 + BACKWARD
     through = 1 + BACKWARD / 2  # T5's weights get no gradient
-    side = size.qformer.parameters
     if step.command == "train-teacher":
         seen = K or T
-        return int(seen * qformer * learns + _answer(size, seen) * through), side
+        return int(seen * qformer * learns + _answer(size, seen) * through)
     if step.command == "distill":
         K = K or T
-        return int((T + K * learns) * qformer + _answer(size, K) * through), 2 * side
+        return int((T + K * learns) * qformer + _answer(size, K) * through)
     if step.command == "train-answerer":
         chosen = step.text("select", "localizer") == "localizer"
         # The frozen localizer's choice is made once, unless its dropout is wanted in every step.
@@ -375,9 +420,9 @@ def _step_operations(step: Step, size: BackboneSize) -> tuple[int, int]:
         times = 1 if afresh else 1 / max(step.whole("training.epochs", 10), 1)
         looks = T * (qformer + _single(size)) * times if chosen else 0
         K = K or 4
-        return int(looks + K * qformer * learns + _answer(size, K) * through), 2 * side
+        return int(looks + K * qformer * learns + _answer(size, K) * through)
     seen = step.whole("frames_per_question", 4)
-    return int(seen * (qformer * learns + _single(size) * through)), 2 * side
+    return int(seen * (qformer * learns + _single(size) * through))
 
 
 def _answering(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estimate:
@@ -399,11 +444,9 @@ def _answering(step: Step, counts: Counts, config: Mapping[str, Any]) -> Estimat
         each = K * (qformer + _single(size))
     else:
         each = K * qformer + _answer(size, K)
-    features = 16 * T * size.tower.tokens * size.tower.width * FLOAT
     return Estimate(
         items=counts.questions,
         operations=None if counts.questions is None else counts.questions * each,
-        memory_bytes=_weights(step, size, 0) + features,
     )
 
 
@@ -446,14 +489,6 @@ def _single(size: BackboneSize) -> int:
     """T5 on one frame and a prompt, one step."""
     length = size.qformer.queries + T5_WORDS
     return size.language.encoder_flops(length) + size.language.decoder_flops(length, 1)
-
-
-def _weights(step: Step, size: BackboneSize, trained: int) -> int:
-    """Bytes of T5, the Q-Formers, and what training holds beside them."""
-    said = [step.text(name, "float32") for name in ("precision", "training.precision")]
-    half = said != ["float32", "float32"]
-    language = size.language.parameters * (2 if half else FLOAT)
-    return language + 2 * FLOAT * size.qformer.parameters + TRAINED_BYTES * trained
 
 
 _ESTIMATES = {

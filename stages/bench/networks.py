@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from transformers import Blip2VisionModel, InstructBlipVisionModel
 
-from stages.bench.sizes import SIZES, BackboneSize, backbone_config, backbone_size
 from stages.models.backbones.blip2 import Blip2
 from stages.models.backbones.catalog import backbone_path, in_layout
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.frozen_t5 import DtypePolicy
 from stages.models.backbones.instructblip import InstructBlip
+from stages.models.backbones.sizes import SIZES, BackboneSize, backbone_config, backbone_size
 from stages.models.backbones.text import BackboneText
 from stages.models.backbones.vision import VisionTower, vision_config, vision_spec
 from stages.models.embedded import embedded_folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any, get_args
 
@@ -12,18 +13,24 @@ import torch
 from stages.artifacts.atomic import free_bytes
 from stages.artifacts.store import Workspace
 from stages.bench.clock import Clock, machine_bytes
+from stages.bench.cluster import Machines, step_time, whole_time
 from stages.bench.estimate import (
     Counts,
     Estimate,
     Step,
     estimate,
     is_estimated,
+    named_config,
     split_counts,
+    step_work,
 )
+from stages.bench.probe import Probed, probe
+from stages.bench.step_memory import step_peak
 from stages.benchmarks.manifest import BenchmarkManifest, Role, load_manifest, split_name
 from stages.benchmarks.shapes.generate import DEFAULT_VIDEOS
 from stages.core.device import resolve_device
 from stages.core.errors import MissingInput
+from stages.core.memory import largest
 from stages.models.backbones.catalog import backbone_path
 from stages.recipes.recipe import Recipe, load_recipe, recipe_names
 
@@ -52,16 +59,26 @@ def probed_rate(device: str) -> float:
     return 2 * side**3 / best
 
 
-def recipe_plan(recipe: Recipe, workspace: Workspace, device: str = "auto") -> dict[str, Any]:
+def recipe_plan(
+    recipe: Recipe,
+    workspace: Workspace,
+    device: str = "auto",
+    machines: Machines | None = None,
+    teraflops: float | None = None,
+) -> dict[str, Any]:
     """What `vqa run --dry-run` says beside each command's own plan.
 
     Args:
         recipe: Its steps are not run.
         workspace: Which questions, weights and features are there.
         device: What the estimates are for.
+        machines: Others that the steps are laid out on; none: this one alone.
+        teraflops: Useful operations of one of their processes in 1e12 a second; none: probed or
+            assumed, and said.
 
     Returns:
-        `estimates` (one a step), `missing`, `totals`, `published` and `unknown`.
+        `estimates` (one a step), `missing`, `totals`, `published` and `unknown`; with `machines`
+        also `cluster`.
 
     Raises:
         UsageError: A step names a benchmark or split that there is not.
@@ -69,17 +86,51 @@ def recipe_plan(recipe: Recipe, workspace: Workspace, device: str = "auto") -> d
     """
     rate = probed_rate(device)
     steps = [Step(recipe, line, number) for number, line in enumerate(recipe.steps, 1)]
-    estimates = [_estimate(step, workspace, rate) for step in steps]
+    estimates = [_estimate(step, workspace, rate, resolve_device(device).type) for step in steps]
+    cluster: dict[str, Any] = {}
+    if machines is not None:
+        probed = probe(steps, workspace, device, rate, machines.gpus, teraflops)
+        cluster = {"cluster": cluster_plan(steps, estimates, workspace, machines, probed)}
     return {
         "estimates": [found.as_json() for found in estimates],
         "missing": missing(recipe, steps, workspace),
         "totals": _totals(steps, estimates, workspace, device, rate),
         "published": [row.as_json() for row in recipe.published],
         "unknown": recipe.unknown,
+        **cluster,
     }
 
 
-def _estimate(step: Step, workspace: Workspace, rate: float) -> Estimate:
+def cluster_plan(
+    steps: Sequence[Step],
+    estimates: Sequence[Estimate],
+    workspace: Workspace,
+    machines: Machines,
+    probed: Probed,
+) -> dict[str, Any]:
+    """The steps on other machines: `machines`, `rates`, `steps` and `totals`.
+
+    A step whose counts are not known takes no time here; `steps_without_counts` of the plan says
+    how many there are.
+    """
+    times = []
+    for step, found in zip(steps, estimates, strict=True):
+        benchmark = step.option("benchmark")
+        counts = Counts(None, None)
+        if benchmark is not None:
+            manifest = load_manifest(benchmark)
+            counts = _counts(step, manifest, workspace, step_splits(step, manifest))
+        times.append(step_time(step_work(step, found, counts), machines, probed.rates))
+    written = [found.bytes for found in estimates if found.bytes is not None]
+    return {
+        "machines": asdict(machines),
+        "rates": probed.as_json(),
+        "steps": [one.as_json() for one in times],
+        "totals": {**whole_time(times), "bytes": sum(written)},
+    }
+
+
+def _estimate(step: Step, workspace: Workspace, rate: float, device: str) -> Estimate:
     benchmark = step.option("benchmark")
     if benchmark is None:
         return Estimate()
@@ -87,9 +138,27 @@ def _estimate(step: Step, workspace: Workspace, rate: float) -> Estimate:
     try:
         counts = _counts(step, manifest, workspace, step_splits(step, manifest))
         reported = _counts(step, manifest, workspace, manifest.splits_for("report"))
-        return estimate(step, counts, rate, reported)
+        found = estimate(step, counts, rate, reported)
+        return replace(found, memory=_memory(step, device, _clips_of_a_video(step, manifest)))
     except MissingInput:  # a folder that is not there: `missing` says so
         return Estimate()
+
+
+def _clips_of_a_video(step: Step, manifest: BenchmarkManifest) -> int:
+    """On average and at most: as many as questions, where clips have times of their own."""
+    splits = [manifest.splits[name] for name in step_splits(step, manifest)]
+    known = [(one.questions, one.videos) for one in splits if one.questions and one.videos]
+    if manifest.clip == "whole" or not known:
+        return 1
+    return max(-(-questions // videos) for questions, videos in known)
+
+
+def _memory(step: Step, device: str, clips: int) -> dict[str, int] | None:
+    """What is enough for every combination of a sweep."""
+    if step.backbone is None or not is_estimated(step):
+        return None
+    config = named_config(step.backbone)
+    return largest([step_peak(one, config, device, clips) for one in step.runs]).as_json()
 
 
 def _counts(
@@ -230,13 +299,17 @@ def _totals(
     counted = [(step, one) for step, one in pairs if is_estimated(step)]
     writing = [one.bytes for step, one in counted if step.command.startswith("extract-")]
     seconds = _known([one.seconds for _, one in counted])
-    memory = [one.memory_bytes for _, one in counted if one.memory_bytes is not None]
+    memory = [one.memory for _, one in counted if one.memory is not None]
     return {
         "bytes": _known(writing),
         "free_bytes": free_bytes(workspace.root),
         "operations": _known([one.operations for _, one in counted]),
         "seconds": None if seconds is None else round(seconds, 1),
-        "memory_bytes": max(memory, default=None if counted else 0),
+        "memory_bytes": max(
+            (one["host_bytes"] + one["worker_bytes"] for one in memory),
+            default=None if counted else 0,
+        ),
+        "device_bytes": max((one["device_bytes"] for one in memory), default=0),
         "machine_memory_bytes": machine_bytes(),
         "steps_without_counts": sum(one.items is None for _, one in counted),
         "device": resolve_device(device).type,

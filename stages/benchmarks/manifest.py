@@ -317,6 +317,11 @@ class BenchmarkManifest(Config):
         """Code -> reported name, of all families."""
         return {code: name for names in self.categories.values() for code, name in names.items()}
 
+    @property
+    def own_files(self) -> bool:
+        """Whether the annotation files are the user's own, so that nobody published any."""
+        return self.task == "either"
+
     def video_rule(self, name: str = "") -> VideoRule:
         """The rule called `name`, or the usual one.
 

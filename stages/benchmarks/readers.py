@@ -53,7 +53,11 @@ class BadRow:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}: row {self.row}: {self.field}: {self.reason}"
+        return f"{self.file}: {self.in_file()}"
+
+    def in_file(self) -> str:
+        """The same where the file has been named."""
+        return f"row {self.row}: {self.field}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

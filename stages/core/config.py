@@ -36,7 +36,8 @@ class Config(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             lines = [
-                f"{'.'.join(str(part) for part in item['loc']) or cls.__name__}: {item['msg']}"
+                f"{'.'.join(map(str, item['loc'])) or cls.__name__}: "
+                + item["msg"].removeprefix("Value error, ")
                 for item in error.errors()
             ]
             raise ConfigError(f"{source}: " + "; ".join(lines)) from None

@@ -8,6 +8,7 @@
     |   +-- ArtifactVersionError        3   older: how to rebuild; newer: update vqa
     +-- MissingInput (FileNotFoundError)4   an artifact, weights or videos: what makes them
     +-- MachineError (OSError)          5   disk full, memory, no such device
+    |   +-- OutOfMemory                 5   a batch that a smaller one may go on from
     +-- MissingExtra (ImportError)      5   an optional package and the pip command
     +-- VerificationError (RuntimeError)6   bytes on disk are not what the manifest says
     +-- DivergenceError (ArithmeticError) 3 a loss is not finite: step and question ids
@@ -79,6 +80,10 @@ class MachineError(VqaError, OSError):
     """The machine cannot do it: disk, memory or device."""
 
     exit_code = 5
+
+
+class OutOfMemory(MachineError):
+    """What was computed at once found no memory; half of it might."""
 
 
 class MissingExtra(VqaError, ImportError):

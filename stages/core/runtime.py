@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from stages.core.errors import UsageError
+
+Engine = Literal["local", "ray"]
 
 
 class Progress(Protocol):
@@ -66,6 +68,7 @@ class Runtime:
         max_failures: Share of failed items above which the exit code is 1.
         name: Label of the artifact instead of the default one.
         progress: Called as items are done.
+        engine: What builds the shards: `local`, this process; `ray`, a Ray cluster's machines.
     """
 
     device: str = "auto"
@@ -76,6 +79,7 @@ class Runtime:
     max_failures: float = 0.05
     name: str | None = None
     progress: Progress = silent
+    engine: Engine = "local"
 
     @property
     def num_workers(self) -> int:

@@ -18,7 +18,7 @@ class System:
     Attributes:
         name: Short, unique within the page.
         artifact: Id of its predictions.
-        family: `vlap`, `sevila`, `videodistill`, ...; colours go by family where there are many.
+        family: `vlap`, `sevila`, `videodistill`, ...; the best of each are compared first.
         select: Who chose the frames.
         headline: Name of the figure that `value` is (`accuracy`, `mAP`, `R@1`, ...).
         value: In percent; none: nothing was scored.
@@ -28,6 +28,7 @@ class System:
         frames: Frames seen.
         keep: Frames kept.
         ms_per_video: Model time for one question from stored features.
+        seed: That its weights were trained with; none: it has no weights of ours.
         blind: What was shown in place of the videos; none: the videos.
     """
 
@@ -115,11 +116,12 @@ class Answer:
         option_scores: One per option, as the system scored them (higher is better).
         option_probabilities: Softmax of these, where the scores are log-likelihoods or logits.
         kept: Seconds of the frames that were kept, in the system's order.
-        tiles: For each kept frame its place in the strip.
-        curve: (seconds, score) of every frame that a selector scored.
+        tiles: For each kept frame its place in the strip; -1: it has none there. Empty: not told.
+        curve: (seconds, score) of the frames that a selector scored.
         curve_name: Which score that is (`localizer`, `prompter`, `sampler`).
         windows: (start, end, score) of moment retrieval, best first.
         value: The question's own share of the headline figure in percent, where there is one.
+        num_scores: Of frames; more than points of `curve` where it was thinned.
     """
 
     system: int
@@ -136,6 +138,7 @@ class Answer:
     curve_name: str
     windows: tuple[tuple[float, float, float], ...] = ()
     value: float | None = None
+    num_scores: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,8 +185,8 @@ class Run:
     Attributes:
         name: Label of its weights.
         artifact: Their id.
-        curves: By name (`loss`, `accuracy`, `temperature`, `gradient norm`, `learning rate`),
-            (step, value); at most a few hundred points each.
+        curves: By name (`loss`, `accuracy on the tune split`, `temperature`, `gradient norm`,
+            `learning rate`), (step, value); at most a few hundred points each.
     """
 
     name: str
@@ -203,9 +206,9 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Failure:
-    """A row that could not be made: where, which, why."""
+    """What could not be made for one reason: where (ids of artifacts), which, why."""
 
-    where: str
+    where: tuple[str, ...]
     key: str
     reason: str
 
@@ -243,6 +246,8 @@ class Page:
     types: tuple[str, ...]
     systems: tuple[System, ...]
     published: tuple[Published, ...] = ()
+    reported: str = ""
+    """Figure that papers print of the benchmark; empty: the one that the systems are ranked by."""
     drops: tuple[Drop, ...] = ()
     strips: tuple[Strip, ...] = ()
     shown: tuple[Shown, ...] = ()
@@ -252,5 +257,7 @@ class Page:
     failures: tuple[Failure, ...] = ()
     num_failures: int = 0
     """All of them; `failures` are the first ones."""
+    num_failed: int = 0
+    """Questions that a system failed on."""
     environment: dict[str, str] = field(default_factory=dict)
     lineage: tuple[Node, ...] = ()

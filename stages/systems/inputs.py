@@ -28,10 +28,11 @@ from stages.benchmarks.manifest import load_manifest, split_name
 from stages.benchmarks.prompts import AnswerMode
 from stages.core.config import Config
 from stages.core.device import resolve_device, torch_version
-from stages.core.errors import ConfigError, MissingInput, UsageError
+from stages.core.errors import ConfigError, MissingInput, UsageError, VqaError
 from stages.models.backbones.catalog import (
     backbone_fingerprint,
     backbone_label,
+    backbone_layout,
     backbone_path,
     in_layout,
 )
@@ -352,22 +353,40 @@ class _Search:
         chosen = self._optional("sevila", "answerer", weights, "--weights")
         if backbone is None and chosen is not None:
             backbone = backbone_of(chosen)
-        asked = self._asked(None, chosen)
+        asked, label = self._asked(None, chosen), None
         if backbone is None:
+            label = self._only_blip2(asked, frames)
             made = features_of(
-                self.workspace, asked, frames=frames, references=self.features, with_cls=False
+                self.workspace,
+                asked,
+                backbone=label,
+                frames=frames,
+                references=self.features,
+                with_cls=False,
             )
             backbone = backbone_of(made)
         backbone = in_layout(backbone, "blip-2")
         found = features_of(
             self.workspace,
             asked,
+            backbone=label,
             frames=frames,
             references=self.features,
             folder=backbone,
             tower=BackboneFolder(backbone_path(backbone)).tower_fingerprint(),
         )
         return _Held(asked, found, chosen, backbone)
+
+    def _only_blip2(self, asked: Artifact, frames: int | None) -> str | None:
+        """Label of the one backbone of BLIP-2's layout that there are features by; else None."""
+        labels = {
+            str(item.config["backbone"])
+            for item in self.workspace.finished("features")
+            if asked.id in item.input_ids()
+            and (frames is None or max(item.config["sampling"]["frames"]) >= frames)
+            and _layout_of(item) == "blip-2"
+        }
+        return labels.pop() if len(labels) == 1 else None
 
     def selector(
         self, name: str, reference: str | None, backbone: str | None, held: _Held
@@ -433,6 +452,14 @@ class _Search:
             reference=reference,
             option=option,
         )
+
+
+def _layout_of(features: Artifact) -> str:
+    """Layout of their backbone; empty where it is not there any more."""
+    try:
+        return backbone_layout(backbone_of(features))
+    except VqaError:
+        return ""
 
 
 # --- configuration -------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from stages.artifacts.weights import backbone_of
 from stages.benchmarks.batches import QuestionFeatures, load_questions
 from stages.benchmarks.manifest import load_manifest, split_name
 from stages.benchmarks.prompts import AnswerMode, letter_problem
+from stages.core.device import resolve_device
 from stages.core.errors import ConfigError, DataError, MissingInput, UsageError
 from stages.models.backbones.catalog import (
     CLIP_LAYOUT,
@@ -27,6 +28,7 @@ from stages.models.backbones.catalog import (
 )
 from stages.models.backbones.folder import BackboneFolder
 from stages.training.loop import TrainingConfig
+from stages.training.memory import weights_peak
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ def training_plan(
     *,
     frames: int,
     answer: AnswerMode,
+    device: str,
     limit: int | None = None,
 ) -> dict[str, Any]:
     """What a run of training would read and do; writes nothing and loads no model."""
@@ -212,13 +215,19 @@ def training_plan(
     for questions in (inputs.train_questions, inputs.tune_questions):
         if questions is not None:
             check_answerable(questions, answer)
-    return request_plan(workspace, request, training, count)
+    return request_plan(workspace, request, training, count, inputs.backbone, device)
 
 
 def request_plan(
-    workspace: Workspace, request: Request, training: TrainingConfig, count: int
+    workspace: Workspace,
+    request: Request,
+    training: TrainingConfig,
+    count: int,
+    backbone: str,
+    device: str,
 ) -> dict[str, Any]:
-    """What training on `count` questions would do."""
+    """What training on `count` questions would do, and the memory that it would take."""
+    kind = resolve_device(device).type
     existing = workspace.existing(request)
     passes = max(1, count // training.batch_size) * training.epochs if count else 0
     return {
@@ -228,6 +237,7 @@ def request_plan(
         "questions": count,
         "epochs": training.epochs,
         "forward_passes": 0 if existing else passes,
+        "memory": weights_peak(request.config, backbone, kind).as_json(),
     }
 
 

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from stages.artifacts import atomic
 from stages.core.config import Config
 from stages.core.errors import ConfigError, DataError, DivergenceError
+from stages.core.out_of_memory import room_for
 from stages.core.runtime import Progress
 from stages.training.optim import OptimizerConfig, build_optimizer, set_learning_rate
 from stages.training.schedule import LearningRateConfig, learning_rate
@@ -297,7 +298,7 @@ class Fit:
         context = (
             nullcontext() if self.processes == 1 or last else self.accelerator.no_sync(self.wrapped)
         )
-        with context:
+        with context, room_for(f"a training step of {len(indices)} questions"):
             output = self.forward(self.wrapped, batch, moment)
             self._check_finite(output.loss, indices)
             scale = size if self.config.accumulate_rule == "mean" else 1

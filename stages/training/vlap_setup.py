@@ -182,7 +182,11 @@ class VlapSetup:
 
 
 def vlap_plan(
-    workspace: Workspace, request: Request, config: VlapStageConfig, inputs: TrainingInputs
+    workspace: Workspace,
+    request: Request,
+    config: VlapStageConfig,
+    inputs: TrainingInputs,
+    device: str,
 ) -> dict[str, Any]:
     """What a run of VLAP training would read and do; see `training_plan`."""
     return training_plan(
@@ -192,6 +196,7 @@ def vlap_plan(
         config.training,
         frames=config.model.frames,
         answer=config.answer,
+        device=device,
         limit=config.max_train_questions,
     )
 

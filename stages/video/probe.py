@@ -7,6 +7,7 @@ the file can be decoded at all.
 
 from __future__ import annotations
 
+import errno
 import re
 import stat
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ _FLOATING_CLOCKS = frozenset({"mpegts", "mpeg"})
 EXPLODING_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
 
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+PICTURE_SUFFIXES = FRAME_SUFFIXES | {".gif", ".svg", ".bmp", ".webp", ".tif", ".tiff"}
 FRAME_FOLDER_FPS = 3.0
 
 
@@ -132,6 +134,15 @@ def probe(path: Path, folder_fps: float = FRAME_FOLDER_FPS) -> VideoInfo:
     return _probe_file(path)
 
 
+def _refusal(path: Path, error: BaseException) -> str:
+    """Why FFmpeg opens nothing; of a format that is not let in it says `Invalid argument` only."""
+    if getattr(error, "errno", None) != errno.EINVAL:
+        return decoder_words(error)
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return "one picture is no video; a folder of pictures is"
+    return "not a video (no moving pictures found)"
+
+
 @contextmanager
 def open_video(path: Path, **mov_options: str) -> Iterator[tuple[Any, Any]]:
     """An open container and its main video stream, decoding with one thread.
@@ -163,7 +174,7 @@ def open_video(path: Path, **mov_options: str) -> Iterator[tuple[Any, Any]]:
     except (av.error.FFmpegError, ValueError) as error:
         if isinstance(error, VideoError):
             raise
-        raise VideoError(f"{path}: {decoder_words(error)}") from None
+        raise VideoError(f"{path}: {_refusal(path, error)}") from None
 
 
 def be_strict(stream: Any) -> None:

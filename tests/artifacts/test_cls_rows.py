@@ -12,13 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.artifacts.rows import ClsReader, check_rows_file, encode_rows, read_rows_with_h5py
+from stages.artifacts.rows import (
+    CLS_DATASET,
+    VectorReader,
+    check_rows_file,
+    encode_rows,
+    read_rows_with_h5py,
+)
 from stages.core.errors import DataError
 
 WIDTH = 3
 
 
-def write_shards(folder: Path, sizes: list[int]) -> tuple[ClsReader, np.ndarray]:
+def write_shards(folder: Path, sizes: list[int]) -> tuple[VectorReader, np.ndarray]:
     """Files of `sizes` rows; row i's vector is [3i, 3i + 1, 3i + 2]."""
     vectors = np.arange(sum(sizes) * WIDTH, dtype=np.float16).reshape(-1, WIDTH)
     files, start = [], 0
@@ -28,7 +34,7 @@ def write_shards(folder: Path, sizes: list[int]) -> tuple[ClsReader, np.ndarray]
         files[-1].write_bytes(encode_rows(rows, cls=vectors[start : start + size]).image)
         start += size
     shards = np.repeat(np.arange(len(sizes)), sizes)
-    return ClsReader(files, shards, WIDTH, np.dtype(np.float16)), vectors
+    return VectorReader(files, shards, (WIDTH,), np.dtype(np.float16), CLS_DATASET), vectors
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.data())
@@ -61,7 +67,9 @@ def test_files_without_vectors_have_the_bytes_that_they_had(tmp_path: Path) -> N
 
 def test_a_missing_or_misshapen_table_is_refused(tmp_path: Path) -> None:
     reader, _ = write_shards(tmp_path, [2])
-    wider = ClsReader(reader.files, reader.shards, WIDTH + 1, np.dtype(np.float16))
+    wider = VectorReader(
+        reader.files, reader.shards, (WIDTH + 1,), np.dtype(np.float16), CLS_DATASET
+    )
     with pytest.raises(DataError, match="no plain dataset"):
         wider.read([0])
     reader.files[0].write_bytes(encode_rows(np.zeros((2, 4, 5), dtype=np.float16)).image)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +22,10 @@ from stages.artifacts.inspect import (
 from stages.artifacts.rows import encode_rows
 from stages.artifacts.shards import ShardedDraft, reusable
 from stages.artifacts.store import Artifact, Request, Workspace, find_seed
-from stages.core.errors import UsageError
+from stages.core.errors import DataError, UsageError
 from stages.core.runtime import Runtime, ShardSelection
 
+WEIGHTS = {"system": "s", "role": "r", "benchmark": "b", "backbone": "x", "model": {}}
 COUNTS = {"total": 1, "done": 1, "failed": 0}
 
 
@@ -120,7 +124,7 @@ def test_status_counts_what_is_half_done(tmp_path: Path) -> None:
 
 def test_an_input_that_changed_or_cannot_be_read_makes_stale(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    source = build(workspace, Request("questions", "x", {}))
+    source = build(workspace, Request("questions", "x", {"benchmark": "b", "split": "s"}))
     dependant = build(workspace, Request("frames", "y", {}, {"questions": source}))
     assert stale_reasons(workspace, dependant) == {}
 
@@ -134,8 +138,8 @@ def test_an_input_that_changed_or_cannot_be_read_makes_stale(tmp_path: Path) -> 
 
 def test_an_exact_name_wins_over_a_longer_one(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    one = build(workspace, Request("weights", "run1", {"a": 1}))
-    build(workspace, Request("weights", "run10", {"a": 2}))
+    one = build(workspace, Request("weights", "run1", WEIGHTS | {"a": 1}))
+    build(workspace, Request("weights", "run10", WEIGHTS | {"a": 2}))
 
     assert workspace.by_reference("weights", "run1").id == one.id
     assert find_anywhere(workspace, "run1").id == one.id
@@ -164,3 +168,85 @@ def test_nothing_outside_the_workspace_is_deleted(tmp_path: Path) -> None:
 
     assert elsewhere.path.exists()
     assert not inside.path.exists()
+
+
+def test_what_others_put_beside_artifacts_is_never_offered_for_deletion(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    half = workspace.draft(Request("frames", "half", {})).path
+    (half.parent / "my-photos").mkdir()
+    (tmp_path / "other").mkdir()
+    link = half.with_name("linked-0123456789ab")
+    link.symlink_to(tmp_path / "other")
+
+    assert prunable(workspace, None) == [half]
+    with pytest.raises(UsageError, match="not an artifact of workspace"):
+        delete_artifact(workspace, link)
+    assert (tmp_path / "other").exists()
+
+
+def test_a_manifest_that_cannot_be_opened_is_listed_as_unreadable(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    fine = build(workspace, Request("frames", "fine", {}))
+    broken = build(workspace, Request("frames", "broken", {"size": 1})).path
+    (broken / "manifest.json").unlink()
+    (broken / "manifest.json").mkdir()
+
+    states = {row["id"]: row["state"] for row in workspace_status(workspace)["artifacts"]}
+    assert states == {fine.id: "finished", broken.name: "unreadable"}
+    with pytest.raises(DataError, match="cannot be read"):
+        workspace.open(broken)
+    delete_artifact(workspace, find_anywhere(workspace, "broken").path)
+    assert not broken.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_not_be_entered_is_listed_as_unreadable(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    closed = build(workspace, Request("frames", "closed", {})).path
+    closed.chmod(0)
+    try:
+        (row,) = workspace_status(workspace)["artifacts"]
+    finally:
+        closed.chmod(0o700)
+    assert row["state"] == "unreadable"
+
+
+@pytest.mark.parametrize("key", ["system", "role", "benchmark"])
+def test_weights_that_nobody_could_choose_are_unreadable(tmp_path: Path, key: str) -> None:
+    workspace = Workspace(tmp_path)
+    config = {name: value for name, value in WEIGHTS.items() if name != key}
+    build(workspace, Request("weights", "x", config))
+
+    (listing,) = workspace.listings()
+    assert (listing.state, workspace.finished("weights")) == ("unreadable", [])
+    assert key in listing.problem
+
+
+def test_an_artifact_among_those_of_another_kind_is_unreadable(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    made = build(workspace, Request("frames", "x", {}))
+    (tmp_path / "weights").mkdir()
+    made.path.rename(tmp_path / "weights" / made.id)
+
+    assert [item.state for item in workspace.listings()] == ["unreadable"]
+
+
+def test_a_damaged_manifest_fails_the_verification_of_its_artifact(
+    tmp_path: Path, vqa: Callable[..., Any]
+) -> None:
+    workspace = Workspace(tmp_path)
+    one = build(workspace, Request("frames", "one", {}))
+    two = build(workspace, Request("frames", "two", {"size": 1}))
+    (one.path / "manifest.json").write_text("{")
+    (two.path / "lines.jsonl").unlink()
+
+    for words in ([one.id], ["one", "--repair"]):
+        failed = vqa("artifacts", "verify", *words, "-w", tmp_path)
+        assert failed.code == 6
+        assert failed.json["error"]["message"].count(str(one.path)) == 1
+        assert str(tmp_path) in failed.json["error"]["hint"]
+    every = vqa("artifacts", "verify", "-w", tmp_path).json["error"]["message"].splitlines()
+    assert [str(path) in line for path, line in zip((one.path, two.path), every, strict=True)]
+    assert "not a manifest" in every[0]
+    assert every[1] == f"{two.path}: lines.jsonl: missing"
+    assert vqa("artifacts", "show", "one", "-w", tmp_path).code == 3

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from stages.bench.sizes import backbone_config, backbone_size
 from stages.core.errors import DataError
 from stages.models.backbones.blip2 import Blip2
 from stages.models.backbones.clip import ClipText
 from stages.models.backbones.folder import BackboneFolder
 from stages.models.backbones.instructblip import InstructBlip
+from stages.models.backbones.sizes import backbone_config, backbone_size
 from stages.models.backbones.towers import load_tower
 
 LAYOUTS = ("instructblip", "blip-2", "clip")

@@ -18,7 +18,13 @@ from transformers import (
 )
 
 from stages.bench.networks import Source, load_instructblip, load_tower
-from stages.bench.sizes import SIZES, backbone_config, backbone_size, clip_config, tower_size
+from stages.models.backbones.sizes import (
+    SIZES,
+    backbone_config,
+    backbone_size,
+    clip_config,
+    tower_size,
+)
 from stages.models.backbones.text import TextBatch
 
 NETWORKS: dict[str, tuple[Any, Any]] = {

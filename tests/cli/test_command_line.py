@@ -25,6 +25,7 @@ from stages.systems.blind import Blind
 from stages.training.videodistill import TrainedTask
 from stages.training.vlap import VlapStageConfig
 from vqa_cli import options
+from vqa_cli.command_line import after_interrupt
 from vqa_cli.console import Console
 from vqa_cli.main import app, run_command
 from vqa_cli.settings import settings
@@ -238,6 +239,28 @@ def test_an_interrupt_ends_with_130_and_how_to_go_on(
     assert "run the same command again" in error["hint"]
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("eval -b star", "finished shards are kept"),
+        ("train-teacher -b star", "goes on"),
+        ("run vlap-star", "finished steps are kept"),
+        ("compare a b", "nothing was written"),
+        ("artifacts verify --repair", "never used"),
+    ],
+)
+def test_an_interrupt_says_what_is_kept_of_this_command(words: str, told: str) -> None:
+    assert told in after_interrupt(words.split())
+
+
+def test_run_without_a_name_lists_the_recipes(vqa: Callable[..., Any]) -> None:
+    from stages.recipes.recipe import recipe_names
+
+    listed = vqa("run").json["recipes"]
+    assert [item["recipe"] for item in listed] == recipe_names()
+    assert all(item["title"] for item in listed)
+
+
 def test_an_ambiguous_input_ends_with_2_and_the_list(
     trained_world: Any, vqa: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -298,7 +321,7 @@ def printed_texts() -> Iterator[tuple[str, str]]:
 
 
 def test_every_option_that_a_message_names_exists() -> None:
-    known = {"--help"}.union(*all_options().values())
+    known = {"--help", "--version", "--install-completion"}.union(*all_options().values())
     named = {
         (place, option)
         for place, text in printed_texts()
@@ -334,7 +357,7 @@ def test_every_command_that_a_message_names_exists() -> None:
     assert len(commanded) > 20
     for place, command, given in commanded:
         assert command in known, (place, command)
-        assert set(given.split()) <= known[command], (place, command, given)
+        assert set(given.split()) <= known[command] | {"--help", "--"}, (place, command, given)
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:
@@ -421,4 +444,4 @@ def test_plain_progress_says_how_long_it_may_take(capsys: pytest.CaptureFixture[
         console.progress(done, 13, "clips")
 
     # Four clips in the 40 seconds since the first: eight more take 80.
-    assert capsys.readouterr().err.splitlines() == ["clips: 5 of 13, about 80 s left"]
+    assert capsys.readouterr().err.splitlines() == ["clips: 5 of 13, 6.0/min, about 80 s left"]

@@ -76,6 +76,32 @@ def test_the_terminal_shows_figures_types_and_flips(
     assert "4 types" in err
 
 
+def test_long_ids_are_whole_where_nobody_looks(
+    tmp_path: Path, vqa: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "a-question-id-of-its-own-" * 8
+    place = str(tmp_path / "w")
+    questions = tmp_path / "q.jsonl"
+    rows = [
+        {"question_id": f"{long}{n}", "video": "v.mp4", "question": "what?",
+         "options": ["a", "b"], "answer": 0}
+        for n in range(2)
+    ]  # fmt: skip
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, said in (("right", 0), ("wrong", 1)):
+        file = tmp_path / f"{name}.jsonl"
+        answers = [{"question_id": row["question_id"], "prediction": said} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in answers))
+        outcome = vqa(
+            "score", "-b", "custom", "--split", "test", "--annotations", questions,
+            "--predictions", file, "--name", name, "-w", place,
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.json
+    capsys.readouterr()
+    assert run_command(["compare", "right", "wrong", "-w", place]) == 0
+    assert f"{long}1" in capsys.readouterr().out
+
+
 def test_flips_go_to_a_file(world: Path, vqa: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "flips.jsonl"
     outcome = vqa("compare", "good", "poor", "-w", world / "workspace", "--flips", file)

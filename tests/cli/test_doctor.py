@@ -117,7 +117,10 @@ def test_free_disk_is_held_against_what_is_prepared(
     from stages.artifacts.store import Request, Workspace
 
     workspace = Workspace(tmp_path)
-    with workspace.exclusive(Request("questions", "x", {})) as (draft, _):
+    with workspace.exclusive(Request("questions", "x", {"benchmark": "b", "split": "s"})) as (
+        draft,
+        _,
+    ):
         coverage = {"coverage": {"videos": {"found": clips}}}
         draft.finish({"total": 1, "done": 1, "failed": 0}, extra=coverage)
     looks(monkeypatch, "workspace")

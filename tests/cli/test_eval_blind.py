@@ -122,8 +122,16 @@ def test_the_drop_is_printed_by_type(workspace: Path, capsys: pytest.CaptureFixt
     line = ["eval", "-b", "shapes", "-w", str(workspace), "--role", "start", "--seed", "1"]
     assert run_command(line) == 0
     printed = capsys.readouterr()
-    assert "points lost without the videos (gaussian)" in printed.out
+    assert "accuracy without the videos (gaussian): " in printed.out
     assert "without the videos (gaussian): shapes-test" in printed.err
+    assert "shapes test, vlap: " in printed.out
+    assert run_command([*line, "--quiet"]) == 0
+    capsys.readouterr()
+    assert run_command(line) == 0
+    again = capsys.readouterr().out
+    table = printed.out.partition(" scored, 0 failed\n")[2]
+    assert "keyframe_recall" in table
+    assert again.partition(" scored, 0 failed\n")[2] == table
 
 
 @pytest.mark.parametrize(

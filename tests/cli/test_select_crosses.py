@@ -96,3 +96,18 @@ def test_a_selector_that_was_trained_with_an_answerer_comes_back_with_it(
     assert set(rows_of(own)["frame_rule"]) == {select}
     uniform = evaluated(world, vqa, backbone, "--select", "uniform", "--weights", "learnt")
     assert uniform.code == 0, uniform.json
+
+
+def test_a_system_of_one_layout_takes_the_features_of_that_layout(
+    sevila_world: Any, vqa: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Features by another backbone beside them are no question for the user."""
+    made = sevila_world.copy(tmp_path)
+    line = ("extract-features", "-b", "shapes", "--split", "test", "--backbone", "tiny")
+    outcome = vqa(*line, "--from-videos", "--frames", "8", "--workers", 1, "-w", made)
+    assert outcome.code == 0, outcome.json
+
+    plan = vqa("eval", "-b", "shapes", "--system", "sevila", "-w", made, "--dry-run")
+
+    assert plan.code == 0, plan.json
+    assert "random-blip2" in json.dumps(plan.json)

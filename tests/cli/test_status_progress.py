@@ -27,6 +27,8 @@ from stages.artifacts.store import Artifact, Request, Workspace
 from stages.core.runtime import ShardSelection
 from vqa_cli.main import run_command
 
+ASKED = {"benchmark": "b", "split": "s"}
+FEATURES = ASKED | {"backbone": "x", "sampling": {}}
 COUNTS = {"total": 1, "done": 1, "failed": 0}
 
 
@@ -135,14 +137,14 @@ def test_stale_artifacts_say_why(
 ) -> None:
     workspace = Workspace(tmp_path)
     again, gone, half, newer = (
-        finished(workspace, Request("questions", name, {"name": name}))
+        finished(workspace, Request("questions", name, ASKED | {"name": name}))
         for name in ("again", "gone", "half", "newer")
     )
     inputs = {"questions": again, "frames": gone, "weights": half, "selector": newer}
-    features = finished(workspace, Request("features", "made", {}, inputs))
+    features = finished(workspace, Request("features", "made", FEATURES, inputs))
     assert vqa("status", "-w", tmp_path).json["artifacts"][-1]["stale_why"] == []
 
-    finished(workspace, Request("questions", "again", {"name": "again"}), "other data")
+    finished(workspace, Request("questions", "again", ASKED | {"name": "again"}), "other data")
     for path in gone.path.iterdir():
         path.unlink()
     gone.path.rmdir()
@@ -206,7 +208,7 @@ def test_watching_a_pipe_gives_one_plain_snapshot_each_time(tmp_path: Path) -> N
 
 
 def test_watching_as_json_gives_one_object_a_line(tmp_path: Path) -> None:
-    finished(Workspace(tmp_path), Request("questions", "x", {}))
+    finished(Workspace(tmp_path), Request("questions", "x", ASKED))
     with watch(tmp_path, "--json", stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         found = [json.loads(process.stdout.readline()) for _ in range(2)]

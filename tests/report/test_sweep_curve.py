@@ -6,7 +6,7 @@ import itertools
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.core.errors import UsageError
@@ -29,6 +29,7 @@ def heights(svg: str) -> list[float]:
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=6))
+@settings(deadline=None)
 def test_a_higher_accuracy_is_drawn_higher_and_inside_the_picture(values: list[float]) -> None:
     rows = [Measured({"keep": 2**i}, {"accuracy": value}) for i, value in enumerate(values)]
     drawn = heights(sweep_curve(rows, "shapes"))

@@ -74,7 +74,7 @@ def assert_same_answers(
 
 def test_the_json_has_the_documented_fields(evaluate: Callable[..., Any]) -> None:
     outcome = evaluate("--no-blind")
-    assert set(outcome.json) == EVAL_FIELDS | STAGE_FIELDS | {"ms_per_video"}
+    assert set(outcome.json) == EVAL_FIELDS | STAGE_FIELDS | {"ms_per_video", "memory"}
     assert (outcome.json["benchmark"], outcome.json["split"]) == ("shapes", "test")
     assert outcome.json["system"] == "vlap"
     assert outcome.json["counts"] == {"total": 24, "done": 24, "failed": 0}

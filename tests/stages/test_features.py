@@ -234,6 +234,9 @@ def test_the_plan_estimates_bytes_and_time(
     planned = plan(Workspace(tmp_path), made, ONE_WORKER)
     artifact = run(tmp_path, made)
 
+    assert (planned.artifact, planned.reused) == (artifact.id, False)
+    again = plan(Workspace(tmp_path), made, ONE_WORKER)
+    assert (again.artifact, again.reused, again.seconds) == (artifact.id, True, 0.0)
     assert planned.clips == 3
     assert planned.frames == 3 * (4 + 2)
     rows = artifact.counts["rows"]
@@ -242,3 +245,19 @@ def test_the_plan_estimates_bytes_and_time(
     assert rows <= planned.frames
     assert planned.seconds is not None
     assert planned.seconds > 0
+
+
+def test_what_is_said_to_come_next_can_be_done(
+    questions: Artifact, backbone: str, tmp_path: Path
+) -> None:
+    workspace, made = Workspace(tmp_path), job(tmp_path, questions, backbone)
+    assert extract_features(workspace, made, ONE_WORKER).next == []  # nothing to train on
+
+    prepare_shapes(workspace, "train", ONE_WORKER, num_videos=1)
+
+    trains = extract_features(workspace, made, ONE_WORKER).next
+    assert trains == ["vqa train-teacher --benchmark shapes"]
+    untrained = extract_features(workspace, job(tmp_path, questions, "tiny-blip2"), ONE_WORKER).next
+    assert untrained == ["vqa eval --benchmark shapes --system sevila"]
+    clip = extract_features(workspace, job(tmp_path, questions, "tiny-clip"), ONE_WORKER).next
+    assert clip == ["vqa train-videodistill --benchmark shapes"]

@@ -96,7 +96,9 @@ def test_no_video_at_all_ends_with_a_hint_and_the_questions_are_written(tmp_path
     assert len(question_records(artifact)) == 2
 
 
-def test_a_bad_row_costs_itself_and_too_many_stop(videos: Path, tmp_path: Path) -> None:
+def test_a_bad_row_of_ones_own_costs_itself_however_many_there_are(
+    videos: Path, tmp_path: Path
+) -> None:
     good = [line(i, "a.mp4") for i in range(9)]
     one_bad = write(tmp_path / "one.jsonl", [*good, line(9, "a.mp4", answer=7)])
     many_bad = write(
@@ -108,8 +110,42 @@ def test_a_bad_row_costs_itself_and_too_many_stop(videos: Path, tmp_path: Path) 
     assert artifact.counts == {"total": 10, "done": 9, "failed": 1}
     with pytest.raises(DataError, match="answer"):
         run(tmp_path / "w", one_bad, videos, strict=True)
-    with pytest.raises(DataError, match="10 of 19 rows"):
-        run(tmp_path / "w", many_bad, videos)
+    assert run(tmp_path / "w", many_bad, videos).counts == {"total": 19, "done": 9, "failed": 10}
+    no_good = write(tmp_path / "none.jsonl", [line(i, "a.mp4", answer=7) for i in range(7)])
+    with pytest.raises(DataError, match="7 of 7 rows do not fit") as raised:
+        run(tmp_path / "w", no_good, videos)
+    assert raised.value.message.count("none.jsonl") == 1
+    assert raised.value.message.count("\n  row ") == 5
+    assert raised.value.message.endswith("\n  and 2 more")
+
+
+def test_a_file_that_is_hardly_the_official_one_is_refused(videos: Path, tmp_path: Path) -> None:
+    header = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4"
+    rows = [f"{i},9,32,32,what,{1 if i < 6 else 9},{i},CW,v,w,x,y,z" for i in range(9)]
+    path = tmp_path / "other.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+
+    with pytest.raises(DataError, match="3 of 9 rows do not fit the layout nextqa") as raised:
+        prepare(Workspace(tmp_path / "w"), "nextqa", "val", Sources(path, [videos]), ONE_WORKER)
+
+    assert "vqa benchmarks nextqa" in raised.value.hint
+    assert not list((tmp_path / "w").rglob("questions.parquet"))
+
+
+def test_what_is_said_names_a_video_once_and_no_rate_of_a_handful(
+    videos: Path, tmp_path: Path
+) -> None:
+    (videos / "bad.mp4").write_bytes(b"this is no video")
+    asked = write(tmp_path / "q.jsonl", [line(0, "a.mp4"), line(1, "bad.mp4")])
+
+    made = prepare(
+        Workspace(tmp_path / "w"), "custom", "test", Sources(asked, [videos]), ONE_WORKER
+    )
+
+    (said,) = [note for note in made.notes if note.startswith("undecodable: ")]
+    assert said.count("bad.mp4") == 1
+    assert not [note for note in made.notes if "rows read in" in note]
+    assert made.next == ["vqa extract-features --benchmark custom --backbone tiny --from-videos"]
 
 
 def test_moved_videos_keep_the_artifact_and_its_new_folder_is_known(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -129,3 +130,20 @@ def test_frame_links_out_of_a_folder_are_refused(tmp_path: Path, healthy: dict[s
     (folder / "0.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(VideoError, match="leaves the folder"):
         probe(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("picture.png", "one picture is no video; a folder of pictures is"),
+        ("picture.gif", "one picture is no video; a folder of pictures is"),
+        ("picture.mp4", "not a video (no moving pictures found)"),
+    ],
+)
+def test_a_picture_is_told_to_be_none_in_words(name: str, words: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    path = tmp_path / name
+    Image.new("RGB", (32, 32)).save(path, "GIF" if name.endswith("gif") else "PNG")
+    with pytest.raises(VideoError, match=re.escape(words)):
+        probe(path)

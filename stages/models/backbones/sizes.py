@@ -176,6 +176,7 @@ class QformerSize:
     """0: it reads no text."""
     projects_to: int
     positions: int = 512
+    heads: int = 12
 
     @property
     def parameters(self) -> int:
@@ -300,6 +301,7 @@ def backbone_size(config: Mapping[str, Any]) -> BackboneSize:
             vocabulary=int(values["vocab_size"]) if reads else 0,
             projects_to=int(text["d_model"]),
             positions=int(values.get("max_position_embeddings", 512)),
+            heads=int(values["num_attention_heads"]),
         ),
         LanguageSize(
             width=int(text["d_model"]),
