@@ -86,7 +86,7 @@ def show(
     console = Console(as_json=as_json, quiet=quiet, debug=debug)
     found = find_anywhere(open_workspace(workspace), reference)
     if found.artifact is None:
-        raise DataError(found.problem, _deleting(workspace, [found.id]))
+        raise DataError(found.problem, found.way_out or _deleting(workspace, [found.id]))
     console.manifest(found.artifact)
 
 

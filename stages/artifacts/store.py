@@ -302,6 +302,8 @@ class Listing:
     artifact: Artifact | None
     problem: str
     running: bool
+    way_out: str = ""
+    """Of an artifact that another version of `vqa` made: what to do."""
 
     @property
     def id(self) -> str:
@@ -420,6 +422,8 @@ class Workspace:
             if kind in FORMAT_VERSIONS and artifact.kind != kind:
                 raise DataError(f"{path} holds {artifact.kind}, not {kind}")
             return Listing(path, kind, artifact, "", running)
+        except ArtifactVersionError as error:
+            return Listing(path, kind, None, error.message, running, error.hint)
         except DataError as error:
             return Listing(path, kind, None, error.message, running)
 
