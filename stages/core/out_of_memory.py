@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,6 +40,6 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def release_memory() -> None:
     """Give back what an attempt that failed has left: cycles first, then the allocator's blocks."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    from accelerate.utils.memory import clear_device_cache  # rarely needed, slow to import
+
+    clear_device_cache(garbage_collection=True)

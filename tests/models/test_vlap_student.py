@@ -17,6 +17,7 @@ from stages.models.backbones.text import TextBatch
 from stages.models.backbones.vision import VisionTower
 from stages.models.losses import token_mean_mse
 from stages.models.parameters import parameter_counts
+from stages.models.pooled import pool_tokens
 from stages.models.qformer_distiller import DistillDecoder
 from stages.models.vlap import (
     PRESETS,
@@ -187,6 +188,23 @@ def test_visual_prompter_selects_alike_for_every_question(
         student.select(features, student.backbone.read_text([prompt])).logits for prompt in prompts
     ]
     assert not torch.equal(*picks)
+
+
+def test_a_prompter_of_the_pooled_tier_chooses_by_it_alone_and_learns(
+    tiny_folder: BackboneFolder, make_features: Features, text: TextBatch
+) -> None:
+    student = student_of(tiny_folder, prompter="question", prompter_reads="pooled").eval()
+    features = make_features()
+    from_tokens = student.select(features, text)
+    from_tier = student.select_pooled(pool_tokens(features), text)
+    assert torch.equal(from_tokens.logits, from_tier.logits)
+    assert torch.equal(from_tokens.indices, from_tier.indices)
+    mixed = features.clone()
+    mixed[:, :, 1:] = features[:, :, 1:].flip(2)  # the same first token, the same mean
+    assert torch.allclose(student.select(mixed, text).logits, from_tier.logits, atol=1e-3)
+    student.train()
+    student(features, text, TARGETS, noise=student.draw_noise(2)).loss.backward()
+    assert student.frame_prompter.patch_key.weight.grad.abs().max() > 0
 
 
 def test_frames_chosen_elsewhere_are_used(
